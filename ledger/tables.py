@@ -1,0 +1,154 @@
+"""Every table of the ledger's own database, in one place.
+
+    stored_events       the immutable events; `chain` is the hash chain of the account up to and with this one
+    ledger_heads        the account's last version and chain, moved in the transaction that appends
+    ledger_identity     which ledger this is: one row
+    ledger_generations  complete sets of read-model rows, each at a position of its own
+    ledger_live         which generation is live: one row
+    ledger_accounts     the read model: one row a generation and account
+    ledger_parked       accounts that a generation cannot vouch for, and why
+    imported_accounts   a copy of a foreign live table, as `import accounts` read it
+
+`live_accounts` is a view of the live generation, for those who read with SQL. Times are ISO 8601 text in UTC,
+the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from eventsourcing_sqlalchemy.datastore import SQLAlchemyDatastore
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy.orm import DeclarativeBase
+
+__all__ = [
+    "ACCOUNTS",
+    "EVENTS",
+    "GENERATIONS",
+    "HEADS",
+    "IDENTITY",
+    "IMPORTED_ACCOUNTS",
+    "LIVE",
+    "LIVE_VIEW",
+    "METADATA",
+    "PARKED",
+    "LedgerDatastore",
+]
+
+METADATA = MetaData()
+KEY = Text().with_variant(Text(collation="C"), "postgresql")
+BIG = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class _Base(DeclarativeBase):
+    metadata = METADATA
+
+
+class LedgerEventRecord(_Base):
+    """The library's stored-event record with text account ids and the hash chain."""
+
+    __abstract__ = True
+    # AUTOINCREMENT keeps SQLite from giving a deleted tail's ids to new events.
+    __table_args__ = (
+        Index("aggregate", "originator_id", "originator_version", unique=True),
+        {"sqlite_autoincrement": True},
+    )
+    id = Column(BIG, primary_key=True, autoincrement=True)
+    originator_id = Column(KEY, nullable=False)
+    originator_version = Column(BIG, nullable=False)
+    topic = Column(Text, nullable=False)
+    state = Column(LargeBinary, nullable=False)
+    chain = Column(LargeBinary, nullable=False)
+
+
+class LedgerDatastore(SQLAlchemyDatastore):
+    """The library's datastore with this ledger's record classes."""
+
+    base_stored_event_record_cls = LedgerEventRecord
+    record_classes: ClassVar = {}
+
+
+EVENTS: Table = LedgerDatastore.define_record_class(
+    "StoredEvent", "stored_events", None, LedgerEventRecord
+).__table__
+
+HEADS = Table(
+    "ledger_heads",
+    METADATA,
+    Column("account_id", KEY, primary_key=True),
+    Column("version", BIG, nullable=False),
+    Column("chain", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+IDENTITY = Table(
+    "ledger_identity",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("ledger_id", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+GENERATIONS = Table(
+    "ledger_generations",
+    METADATA,
+    Column("generation", BIG, primary_key=True, autoincrement=False),
+    Column("position", BIG, nullable=False),
+    Column("created_at", Text, nullable=False),
+    # The certificate of the rebuild that made it, as JSON; null for one that the projector began.
+    Column("certificate", Text, nullable=True),
+)
+
+LIVE = Table(
+    "ledger_live",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("generation", BIG, nullable=False),
+)
+
+ACCOUNTS = Table(
+    "ledger_accounts",
+    METADATA,
+    Column("generation", BIG, primary_key=True, autoincrement=False),
+    Column("account_id", KEY, primary_key=True),
+    Column("balance", BIG, nullable=False),
+    Column("frozen", BIG, nullable=False),
+    Column("pending_credit", BIG, nullable=False),
+    Column("pending_debit", BIG, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("locked_at", Text, nullable=True),
+    Column("status_version", BIG, nullable=True),
+    Column("closed_version", BIG, nullable=True),
+    Column("version", BIG, nullable=False),
+    Column("chain", LargeBinary, nullable=True),
+    Column("last_effective_at", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+PARKED = Table(
+    "ledger_parked",
+    METADATA,
+    Column("generation", BIG, primary_key=True, autoincrement=False),
+    Column("account_id", KEY, primary_key=True),
+    Column("version", BIG, nullable=False),
+    Column("reason", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+IMPORTED_ACCOUNTS = Table(
+    "imported_accounts",
+    METADATA,
+    Column("account_id", KEY, primary_key=True),
+    Column("balance", BIG, nullable=False),
+    Column("frozen_amount", BIG, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("locked_at", Text, nullable=True),
+    sqlite_with_rowid=False,
+)
+
+LIVE_VIEW = """
+CREATE VIEW live_accounts AS
+SELECT a.account_id, a.balance, a.frozen, a.balance - a.frozen AS available, a.pending_credit, a.pending_debit,
+       a.status, a.locked_at, a.version, a.last_effective_at
+FROM ledger_accounts a JOIN ledger_live l ON l.generation = a.generation
+"""
