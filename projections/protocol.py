@@ -2,7 +2,7 @@
 
     fold(events)        -> partial state of these events alone, one row a key
     merge(left, right)  -> state of left's events followed by right's
-    finish(state)       -> the answer, where it is not the state itself
+    finish(state, ...)  -> the answer, where it is not the state itself
 
 Laws, for every cut of a gated stream (each account's events in version order, each once):
 
@@ -28,7 +28,8 @@ class Projection:
 
     `version` goes up when the meaning of the state changes, so that a certificate or checkpoint of another
     meaning is never mistaken for this one. `details` are the `DETAIL_COLUMNS` that `fold` reads beside the
-    columns that every event batch has.
+    columns that every event batch has. `finish` takes the state and whatever else its own docstring asks for
+    (other states, the moment to judge at); it is None where the state is the answer.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Projection:
     schema: pl.Schema
     fold: Callable[[pl.LazyFrame], pl.LazyFrame]
     merge: Callable[[pl.LazyFrame, pl.LazyFrame], pl.LazyFrame]
+    finish: Callable[..., pl.LazyFrame] | None = None
     details: tuple[str, ...] = ()
 
     def empty(self) -> pl.DataFrame:
