@@ -1,0 +1,1 @@
+"""The event store, the rules, and the write model of one ledger."""

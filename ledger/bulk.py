@@ -5,11 +5,9 @@ Other databases get SQLAlchemy's own executemany. All functions work inside the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import polars as pl
 from sqlalchemy import Connection, Table, insert
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 __all__ = ["insert_rows", "upsert_rows"]
 
@@ -21,7 +19,7 @@ def insert_rows(connection: Connection, table: Table, rows: pl.DataFrame) -> Non
     if connection.dialect.name == "postgresql":
         _copy(connection, table.name, rows)
     else:
-        statement = insert(table).values({name: None for name in rows.columns})
+        statement = insert(table).values(dict.fromkeys(rows.columns))
         _executemany(connection, str(statement.compile(dialect=connection.dialect)), rows)
 
 
@@ -42,7 +40,7 @@ def upsert_rows(connection: Connection, table: Table, rows: pl.DataFrame) -> Non
             f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}"
         )
     else:
-        statement = sqlite.insert(table).values({name: None for name in rows.columns})
+        statement = sqlite.insert(table).values(dict.fromkeys(rows.columns))
         others = {name: statement.excluded[name] for name in rows.columns if name not in keys}
         upsert = statement.on_conflict_do_update(index_elements=keys, set_=others)
         _executemany(connection, str(upsert.compile(dialect=connection.dialect)), rows)

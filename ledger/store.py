@@ -90,7 +90,7 @@ class Store:
 
     def head(self, connection: Connection) -> int:
         """Return the position of the newest event, 0 where there is none."""
-        return connection.execute(select(func.coalesce(func.max(EVENTS.c.id), 0))).scalar_one()
+        return int(connection.execute(select(func.coalesce(func.max(EVENTS.c.id), 0))).scalar_one())
 
     def heads(self, connection: Connection) -> pl.DataFrame:
         """Return the heads: `account_id` String, `version` Int64, `chain` Binary, in no order."""
@@ -121,6 +121,12 @@ class Store:
             if until is not None:
                 statement = statement.where(EVENTS.c.id <= until)
             yield _fetch(connection, statement, RAW_SCHEMA)
+
+    def first_versions(self, connection: Connection, *, after: int) -> pl.DataFrame:
+        """Return each account's smallest version after a position: `account_id` String, `version` Int64."""
+        version = func.min(EVENTS.c.originator_version)
+        statement = select(EVENTS.c.originator_id, version).where(EVENTS.c.id > after).group_by(EVENTS.c.originator_id)
+        return _fetch(connection, statement, {name: RAW_SCHEMA[name] for name in ("account_id", "version")})
 
     def append_rows(self, connection: Connection, rows: pl.DataFrame) -> None:
         """Append events in bulk and move the heads; the caller holds the append lock.

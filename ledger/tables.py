@@ -15,7 +15,7 @@ the same bytes on every database. Keys sort by code point (`COLLATE "C"` on Post
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 from eventsourcing_sqlalchemy.datastore import SQLAlchemyDatastore
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
@@ -65,12 +65,12 @@ class LedgerDatastore(SQLAlchemyDatastore):
     """The library's datastore with this ledger's record classes."""
 
     base_stored_event_record_cls = LedgerEventRecord
-    record_classes: ClassVar = {}
+    # A dictionary of our own: the library's is shared by every datastore of the process.
+    record_classes: dict[str, tuple[type[Any], type[Any]]] = {}  # noqa: RUF012
 
 
-EVENTS: Table = LedgerDatastore.define_record_class(
-    "StoredEvent", "stored_events", None, LedgerEventRecord
-).__table__
+LedgerDatastore.define_record_class("StoredEvent", "stored_events", None, LedgerEventRecord)
+EVENTS: Table = METADATA.tables["stored_events"]
 
 HEADS = Table(
     "ledger_heads",

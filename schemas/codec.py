@@ -90,17 +90,18 @@ def decode(
     known = EVENT_TYPES if types is None else types
     try:
         event = _convert(data, upcasters, known)
-        if account_id is not None and (event.account_id, event.version) != (account_id, version):
-            raise ValueError(f"the bytes say {event.account_id!r} version {event.version}, the store says otherwise")
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         return PoisonEvent(position=position, account_id=account_id, version=version, reason=str(error))
+    if account_id is not None and (event.account_id, event.version) != (account_id, version):
+        reason = f"the bytes say {event.account_id!r} version {event.version}, the store says otherwise"
+        return PoisonEvent(position=position, account_id=account_id, version=version, reason=reason)
     return event
 
 
 def _convert(data: bytes, upcasters: Upcasters, types: dict[str, type[Event]]) -> Event:
     fields = msgspec.json.decode(data)
     if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the data is wrong, not the caller.
     tag = fields.get("event")
     if not isinstance(tag, str) or tag not in types:
         raise ValueError(f"unknown event {tag!r}")
