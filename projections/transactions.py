@@ -1,0 +1,189 @@
+"""Transactions: where each one stands, and the evidence of what went wrong with it on the way.
+
+An event is a partial state of one event, and partial states of one transaction are joined in version order: what
+only shows between two events (a status that does not follow from the one before, a time that goes back) is checked
+at the place where two partial states meet. So one function joins both events and states, wherever the cut is.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ledger.rules import LEGAL_TRANSITIONS
+from projections.protocol import Projection
+from schemas.columns import EVENT_SCHEMA
+
+__all__ = ["TRANSACTIONS"]
+
+KEY = ("account_id", "transaction_id")
+MOMENT = EVENT_SCHEMA["effective_at"]
+
+#: What a transaction was when first recorded (or first heard of, where it never was), and whether a repeat is equal.
+_CONTENT = ("created_at", "created_status", "type", "amount", "related_transaction_id", "business_code", "order_id")
+
+_SCHEMA = pl.Schema(
+    {
+        **dict.fromkeys(KEY, pl.String()),
+        # Of the first transaction.recorded by version; of the first event where there is none.
+        "created_at": MOMENT,
+        "created_version": pl.Int64(),
+        "created_position": pl.Int64(),
+        "created_status": pl.String(),
+        "type": pl.String(),
+        "amount": pl.Int64(),
+        "related_transaction_id": pl.String(),
+        "business_code": pl.String(),
+        "order_id": pl.String(),
+        # Of all recordings: how many, the place of the last, and whether two of them say different things.
+        "recorded_count": pl.Int64(),
+        "recorded_last_version": pl.Int64(),
+        "recorded_last_position": pl.Int64(),
+        "is_conflicting": pl.Boolean(),
+        # Of the last event.
+        "status": pl.String(),
+        "status_version": pl.Int64(),
+        "status_position": pl.Int64(),
+        "updated_at": MOMENT,
+        # Of the first event, whatever it is.
+        "first_version": pl.Int64(),
+        "first_position": pl.Int64(),
+        "first_is_recorded": pl.Boolean(),
+        "first_from": pl.String(),
+        "first_to": pl.String(),
+        "first_effective_at": MOMENT,
+        "latest_effective_at": MOMENT,
+        # Of the first illegal change: what it says it came from, and what the status was.
+        "illegal_count": pl.Int64(),
+        "illegal_version": pl.Int64(),
+        "illegal_position": pl.Int64(),
+        "illegal_from": pl.String(),
+        "illegal_to": pl.String(),
+        "illegal_previous": pl.String(),
+        # Of the first event that is effective before the one in front of it.
+        "regression_version": pl.Int64(),
+        "regression_position": pl.Int64(),
+        "regression_before": MOMENT,
+        "regression_after": MOMENT,
+    }
+)
+
+
+def _fold(events: pl.LazyFrame) -> pl.LazyFrame:
+    return _join(events.filter(pl.col("transaction_id").is_not_null()).select(_state_of_event()))
+
+
+def _merge(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
+    return _join(pl.concat([left, right]))
+
+
+def _state_of_event() -> list[pl.Expr]:
+    """The state of one event alone, with the columns of the schema."""
+    recorded = pl.col("event") == "transaction.recorded"
+    # Two lookups in small lists, since a lookup of struct values is slow.
+    change = pl.concat_str(pl.col("from_status").fill_null(""), pl.col("to_status"), separator=">")
+    illegal = ~change.is_in([f"{before or ''}>{after}" for before, after in sorted(LEGAL_TRANSITIONS, key=str)])
+    source: dict[str, pl.Expr | str] = {
+        **{name: name for name in (*KEY, *_CONTENT[2:])},
+        **dict.fromkeys(("created_at", "updated_at", "first_effective_at", "latest_effective_at"), "effective_at"),
+        **dict.fromkeys(("created_version", "status_version", "first_version"), "version"),
+        **dict.fromkeys(("created_position", "status_position", "first_position"), "position"),
+        **dict.fromkeys(("created_status", "status", "first_to"), "to_status"),
+        "first_from": "from_status",
+        "first_is_recorded": recorded,
+        "recorded_count": recorded,
+        "recorded_last_version": pl.when(recorded).then("version"),
+        "recorded_last_position": pl.when(recorded).then("position"),
+        "is_conflicting": pl.lit(value=False),
+        "illegal_count": illegal,
+        "illegal_version": pl.when(illegal).then("version"),
+        "illegal_position": pl.when(illegal).then("position"),
+        "illegal_from": pl.when(illegal).then("from_status"),
+        "illegal_to": pl.when(illegal).then("to_status"),
+    }
+    return [
+        (pl.col(found) if isinstance(found := source.get(name), str) else pl.lit(None) if found is None else found)
+        .cast(dtype)
+        .alias(name)
+        for name, dtype in _SCHEMA.items()
+    ]
+
+
+def _join(parts: pl.LazyFrame) -> pl.LazyFrame:
+    """Join partial states, in whatever row order, into one row a transaction.
+
+    Each part holds consecutive events of its transaction, so their order is that of their first versions.
+    """
+    follows = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in KEY).fill_null(value=False)
+    ordered = parts.sort(*KEY, "first_version").with_columns(_follows=follows)
+    checked = _check_meeting(ordered)
+    # Most transactions of a batch or of two states have one part, which is its own result.
+    is_alone = ~(pl.col("_follows") | pl.col("_follows").shift(-1, fill_value=False))
+    marked = checked.with_columns(_is_alone=is_alone)
+    alone, several = marked.filter("_is_alone"), marked.filter(~pl.col("_is_alone"))
+    return pl.concat([alone.select(_SCHEMA.names()), _aggregate(several).select(_SCHEMA.names())])
+
+
+def _check_meeting(ordered: pl.LazyFrame) -> pl.LazyFrame:
+    """Add to each part what only shows beside the part in front of it."""
+    follows, previous_status = pl.col("_follows"), pl.col("status").shift(1)
+    # A repeated recording starts from no status by nature; it is a duplicate, not an illegal change.
+    starts_anew = pl.col("first_is_recorded") & pl.col("first_from").is_null()
+    is_judged = (pl.col("illegal_version") == pl.col("first_version")).fill_null(value=False)
+    breaks = follows & ~starts_anew & ~is_judged & pl.col("first_from").ne_missing(previous_status)
+    goes_back = follows & (pl.col("first_effective_at") < pl.col("updated_at").shift(1))
+    evidence = {
+        "illegal_version": pl.when(breaks).then("first_version"),
+        "illegal_position": pl.when(breaks).then("first_position"),
+        "illegal_from": pl.when(breaks).then("first_from"),
+        "illegal_to": pl.when(breaks).then("first_to"),
+        "illegal_previous": pl.when(breaks | (follows & is_judged)).then(previous_status),
+        "regression_version": pl.when(goes_back).then("first_version"),
+        "regression_position": pl.when(goes_back).then("first_position"),
+        "regression_before": pl.when(goes_back).then(pl.col("updated_at").shift(1)),
+        "regression_after": pl.when(goes_back).then("first_effective_at"),
+    }
+    return ordered.with_columns(
+        # The first event of a part is its earliest, so its evidence comes before what the part had.
+        **{name: found.otherwise(name) for name, found in evidence.items()},
+        illegal_count=pl.col("illegal_count") + breaks,
+    )
+
+
+def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
+    """Return one row a transaction of parts that `_check_meeting` has seen."""
+    is_recorded = pl.col("recorded_count") > 0
+    content = pl.when(is_recorded).then(pl.struct(_CONTENT).struct.json_encode())
+    # Any recording goes before any event that is none, whatever their versions.
+    order = pl.col("created_version").cast(pl.Int128) + pl.when(is_recorded).then(0).otherwise(2**63)
+    return (
+        parts.with_columns(_content=content, _order=order)
+        .group_by(KEY)
+        .agg(
+            pl.col(*_CONTENT, "created_version", "created_position").min_by("_order"),
+            pl.col("recorded_count", "illegal_count").sum(),
+            pl.col("recorded_last_version", "recorded_last_position", "latest_effective_at").max(),
+            (
+                pl.col("is_conflicting").any()
+                | (pl.col("_content").min() != pl.col("_content").max()).fill_null(value=False)
+            ),
+            pl.col("status", "status_position", "updated_at").max_by("status_version"),
+            pl.col("status_version").max(),
+            pl.col("first_position", "first_is_recorded", "first_from", "first_to", "first_effective_at").min_by(
+                "first_version"
+            ),
+            pl.col("illegal_position", "illegal_from", "illegal_to", "illegal_previous").min_by("illegal_version"),
+            pl.col("regression_position", "regression_before", "regression_after").min_by("regression_version"),
+            pl.col("first_version", "illegal_version", "regression_version").min(),
+        )
+    )
+
+
+TRANSACTIONS = Projection(
+    name="transactions",
+    version=1,
+    key=KEY,
+    schema=_SCHEMA,
+    fold=_fold,
+    merge=_merge,
+    details=("related_transaction_id", "business_code", "order_id"),
+)
