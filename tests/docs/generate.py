@@ -17,6 +17,7 @@ from schemas import json_schema
 __all__ = ["documents", "write"]
 
 ROOT = Path(__file__).parents[2]
+START = "import sys; sys.argv[0] = 'ledger-replay'; from console.main import main; sys.exit(main())"
 HEAD = "# Command line\n\nGenerated from `--help` by `make docs`; a test fails where it is stale.\n"
 
 
@@ -34,10 +35,8 @@ def write() -> None:
 
 
 def _command_line() -> str:
-    sections = [
-        f"## {' '.join(['ledger-replay', *words])}\n\n```text\n{_help(words)}```\n"
-        for words in _commands(get_command(app))
-    ]
+    titled = ((" ".join(["ledger-replay", *words]), _help(words)) for words in _commands(get_command(app)))
+    sections = [f"## {title}\n\n```text\n{text}```\n" for title, text in titled]
     return "\n".join([HEAD, *sections])
 
 
@@ -52,7 +51,7 @@ def _commands(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, 
 def _help(words: tuple[str, ...]) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_REPLAY_")}
     done = subprocess.run(
-        [sys.executable, "-m", "console.main", *words, "--help"],
+        [sys.executable, "-c", START, *words, "--help"],
         cwd=ROOT,
         env=kept | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"},
         capture_output=True,
