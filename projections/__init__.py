@@ -2,6 +2,16 @@
 
 from projections.account_status import ACCOUNT_STATUS
 from projections.balances import BALANCE_COLUMNS, BALANCES, account_rows, overflowed
+from projections.integrity import (
+    FINDINGS_SCHEMA,
+    INTEGRITY,
+    account_findings,
+    cross_account_findings,
+    findings,
+    identities,
+    missing_related,
+    sort_findings,
+)
 from projections.protocol import Projection
 from projections.relations import RELATIONS
 from projections.transactions import TRANSACTIONS
@@ -10,9 +20,17 @@ __all__ = [
     "ACCOUNT_STATUS",
     "BALANCES",
     "BALANCE_COLUMNS",
+    "FINDINGS_SCHEMA",
+    "INTEGRITY",
     "RELATIONS",
     "TRANSACTIONS",
     "Projection",
+    "account_findings",
     "account_rows",
+    "cross_account_findings",
+    "findings",
+    "identities",
+    "missing_related",
     "overflowed",
+    "sort_findings",
 ]

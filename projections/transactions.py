@@ -69,17 +69,19 @@ _SCHEMA = pl.Schema(
 
 
 def _fold(events: pl.LazyFrame) -> pl.LazyFrame:
-    return _join(events.filter(pl.col("transaction_id").is_not_null()).select(_state_of_event()))
+    needed = [*KEY, "version", "position", "event", "effective_at", "from_status", "to_status", *_CONTENT[2:]]
+    of_transactions = events.filter(pl.col("transaction_id").is_not_null()).select(needed)
+    return _join(of_transactions, "version", _state_of_event())
 
 
 def _merge(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
-    return _join(pl.concat([left, right]))
+    return _join(pl.concat([left, right]), "first_version", [pl.col(name) for name in _SCHEMA])
 
 
 def _state_of_event() -> list[pl.Expr]:
     """The state of one event alone, with the columns of the schema."""
     recorded = pl.col("event") == "transaction.recorded"
-    # Two lookups in small lists, since a lookup of struct values is slow.
+    # One text for the pair, since membership of structs in a list is slow.
     change = pl.concat_str(pl.col("from_status").fill_null(""), pl.col("to_status"), separator=">")
     illegal = ~change.is_in([f"{before or ''}>{after}" for before, after in sorted(LEGAL_TRANSITIONS, key=str)])
     source: dict[str, pl.Expr | str] = {
@@ -108,24 +110,22 @@ def _state_of_event() -> list[pl.Expr]:
     ]
 
 
-def _join(parts: pl.LazyFrame) -> pl.LazyFrame:
-    """Join partial states, in whatever row order, into one row a transaction.
+def _join(parts: pl.LazyFrame, order: str, as_states: list[pl.Expr]) -> pl.LazyFrame:
+    """Join parts, in whatever row order, into one row a transaction.
 
-    Each part holds consecutive events of its transaction, so their order is that of their first versions.
+    A part is consecutive events of its transaction; `order` is the version of its first, and `as_states` makes it
+    a state. Most transactions have one part, which is its own result, so only the others are sorted and grouped.
     """
-    follows = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in KEY).fill_null(value=False)
-    ordered = parts.sort(*KEY, "first_version").with_columns(_follows=follows)
-    checked = _check_meeting(ordered)
-    # Most transactions of a batch or of two states have one part, which is its own result.
-    is_alone = ~(pl.col("_follows") | pl.col("_follows").shift(-1, fill_value=False))
-    marked = checked.with_columns(_is_alone=is_alone)
-    alone, several = marked.filter("_is_alone"), marked.filter(~pl.col("_is_alone"))
-    return pl.concat([alone.select(_SCHEMA.names()), _aggregate(several).select(_SCHEMA.names())])
+    counted = parts.with_columns(_parts=pl.len().over(KEY))
+    alone = counted.filter(pl.col("_parts") == 1).select(as_states)
+    several = counted.filter(pl.col("_parts") > 1).sort(*KEY, order).select(as_states)
+    return pl.concat([alone, _aggregate(_check_meeting(several))])
 
 
 def _check_meeting(ordered: pl.LazyFrame) -> pl.LazyFrame:
     """Add to each part what only shows beside the part in front of it."""
-    follows, previous_status = pl.col("_follows"), pl.col("status").shift(1)
+    follows = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in KEY).fill_null(value=False)
+    previous_status = pl.col("status").shift(1)
     # A repeated recording starts from no status by nature; it is a duplicate, not an illegal change.
     starts_anew = pl.col("first_is_recorded") & pl.col("first_from").is_null()
     is_judged = (pl.col("illegal_version") == pl.col("first_version")).fill_null(value=False)
@@ -162,10 +162,7 @@ def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
             pl.col(*_CONTENT, "created_version", "created_position").min_by("_order"),
             pl.col("recorded_count", "illegal_count").sum(),
             pl.col("recorded_last_version", "recorded_last_position", "latest_effective_at").max(),
-            (
-                pl.col("is_conflicting").any()
-                | (pl.col("_content").min() != pl.col("_content").max()).fill_null(value=False)
-            ),
+            _is_conflicting(),
             pl.col("status", "status_position", "updated_at").max_by("status_version"),
             pl.col("status_version").max(),
             pl.col("first_position", "first_is_recorded", "first_from", "first_to", "first_effective_at").min_by(
@@ -175,7 +172,14 @@ def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
             pl.col("regression_position", "regression_before", "regression_after").min_by("regression_version"),
             pl.col("first_version", "illegal_version", "regression_version").min(),
         )
+        .select(_SCHEMA.names())
     )
+
+
+def _is_conflicting() -> pl.Expr:
+    """Whether two recordings differ in anything, or any two events in what the transaction moves."""
+    differs = [pl.col(name).min() != pl.col(name).max() for name in ("_content", "type", "amount")]
+    return pl.any_horizontal(pl.col("is_conflicting").any(), *differs).fill_null(value=False).alias("is_conflicting")
 
 
 TRANSACTIONS = Projection(
