@@ -1,0 +1,88 @@
+"""Commands that ask the events: balances, history, graph. They only read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from console.answer import Answer
+from console.run import Run, command
+from schemas.errors import RefusedError
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    command(app, "balances")(balances)
+    command(app, "history")(history)
+    command(app, "graph")(graph)
+
+
+def balances(
+    run: Run,
+    *,
+    accounts: Annotated[list[str] | None, typer.Argument(metavar="[ACCOUNT]...", help="Only these accounts.")] = None,
+    at: Annotated[int | None, typer.Option("--at", metavar="POS", help="As of a position of the store.")] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", metavar="TIME", help="As of a moment by when things happened: not yet.")
+    ] = None,
+    recorded_as_of: Annotated[
+        str | None,
+        typer.Option("--recorded-as-of", metavar="TIME", help="As of a moment by when things were recorded: not yet."),
+    ] = None,
+) -> Answer:
+    """Replay the events and show the balances of some accounts or all."""
+    _refuse_moments({"--as-of": as_of, "--recorded-as-of": recorded_as_of})
+    from console.words import certificate_lines
+    from projections import BALANCE_COLUMNS
+    from replay import balances as ask
+
+    with run.ledger() as store, run.progress("replaying") as progress:
+        found = ask(store, accounts or (), at=at, progress=progress, now=run.now)
+    return Answer(
+        verdict=found.verdict,
+        fields={"watermark": found.watermark, "certificate": found.certificate},
+        table=found.rows.select(BALANCE_COLUMNS),
+        table_name="accounts",
+        summary=certificate_lines(found.certificate),
+    )
+
+
+def history(
+    run: Run,
+    *,
+    account: Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")],
+) -> Answer:
+    """Show one account's events in stream order, with balance and frozen points after each."""
+    from console.words import certificate_lines
+    from replay import history as ask
+
+    with run.ledger() as store:
+        found = ask(store, account)
+    return Answer(
+        verdict=found.verdict,
+        fields={"certificate": found.certificate},
+        table=found.rows,
+        table_name="events",
+        summary=certificate_lines(found.certificate),
+    )
+
+
+def graph(
+    run: Run,
+    *,
+    transaction: Annotated[str, typer.Argument(metavar="TRANSACTION", help="The transaction's id.")],
+) -> Answer:
+    """Show all transactions reachable through related ids, both ways; --format dot or mermaid draws them."""
+    raise NotImplementedError
+
+
+def _refuse_moments(options: dict[str, str | None]) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise RefusedError(
+                f"{option} is not there yet: point in time comes with the archive",
+                next_step="use --at with a position of the store",
+            )

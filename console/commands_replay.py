@@ -1,0 +1,121 @@
+"""Commands that write the read model: project, rebuild, and the generations it keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from console.answer import Answer
+from console.run import Run, command
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    command(app, "project")(project)
+    command(app, "rebuild")(rebuild)
+    group = typer.Typer(no_args_is_help=True, help="List the rebuilt sets of read-model rows, or make one live.")
+    command(group, "list")(list_generations)
+    command(group, "promote")(promote)
+    app.add_typer(group, name="generations")
+
+
+def project(
+    run: Run,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on for ever, until Ctrl-C.")] = False,
+) -> Answer:
+    """Bring our own live read model to the newest event."""
+    raise NotImplementedError
+
+
+def rebuild(
+    run: Run,
+    *,
+    source: Annotated[str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store.")] = "store",
+    until: Annotated[
+        int | None, typer.Option("--until", metavar="POS", help="Stop after this position (default: the newest).")
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Make it live after it verifies.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start from zero even where an interrupted run could go on.")
+    ] = False,
+    projections: Annotated[
+        bool, typer.Option("--projections", help="Fold transactions and relations too, and certify them.")
+    ] = False,
+) -> Answer:
+    """Replay every event from zero into a new generation of the read model."""
+    from console.words import certificate_lines
+    from projections import RELATIONS, TRANSACTIONS
+    from replay import rebuild as replay_all
+    from schemas.errors import UsageError
+
+    if source != "store":
+        raise UsageError(f"there is no source {source!r}", next_step="use --from store")
+    with run.ledger() as store, run.progress("rebuilding") as progress:
+        found = replay_all(
+            store,
+            until=until,
+            promote=promote,
+            checkpoint_folder=run.data / "checkpoints",
+            restart=restart,
+            progress=progress,
+            now=run.now,
+            projections=(TRANSACTIONS, RELATIONS) if projections else (),
+        )
+    if found.promoted:
+        ending = f"generation {found.generation} is live now"
+    elif promote:
+        ending = f"generation {found.generation} was written and not promoted, since it is {found.verdict}"
+    else:
+        ending = f"generation {found.generation} was written; `generations promote {found.generation}` makes it live"
+    return Answer(
+        verdict=found.verdict,
+        fields={"certificate": found.certificate, "generation": found.generation, "promoted": found.promoted},
+        summary=certificate_lines(found.certificate),
+        notes=[ending],
+    )
+
+
+def list_generations(run: Run) -> Answer:
+    """List the generations that are kept, oldest first."""
+    import polars as pl
+
+    from replay import generations
+
+    with run.ledger() as store:
+        found = generations(store)
+    schema = {
+        "generation": pl.Int64(),
+        "position": pl.Int64(),
+        "created_at": pl.String(),
+        "made_by": pl.String(),
+        "is_live": pl.Boolean(),
+    }
+    rows = [
+        (each.generation, each.position, each.created_at, "rebuild" if each.certificate else "project", each.is_live)
+        for each in found
+    ]
+    notes = [] if found else ["there is none yet: `rebuild` or `project` makes one"]
+    return Answer(
+        verdict="OK", table=pl.DataFrame(rows, schema=schema, orient="row"), table_name="generations", notes=notes
+    )
+
+
+def promote(
+    run: Run,
+    *,
+    generation: Annotated[int, typer.Argument(metavar="GENERATION", help="Its number in `generations list`.")],
+) -> Answer:
+    """Make a generation live at the newest event; with an older one, this is the way back."""
+    from replay import promote_generation
+
+    with run.ledger() as store:
+        position = promote_generation(store, generation)
+    return Answer(
+        verdict="OK",
+        fields={"generation": generation, "position": position, "promoted": True},
+        summary=[f"generation {generation} is live at position {position:,}"],
+    )

@@ -1,0 +1,190 @@
+"""The one place where an answer becomes bytes: text for people, CSV, one JSON document, Parquet.
+
+Text on a terminal is drawn by rich; anywhere else it is plain aligned columns. Both show the first rows of a
+long table and say how many more there are. Times are ISO 8601 in UTC with microseconds, except in Parquet,
+which has a type for them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import polars as pl
+
+from console.answer import Answer
+from schemas.errors import UsageError
+
+__all__ = ["ROWS_SHOWN_MAX", "document", "emit", "text"]
+
+ROWS_SHOWN_MAX = 40
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.6fZ"
+ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid"}
+
+
+def emit(answer: Answer, *, as_json: bool, format: str | None, output: Path | None) -> None:
+    """Show an answer on stdout, or write it to `output` and its JSON document (`as_json`) to stdout.
+
+    The format is the one asked for, else what the ending of `output` says, else JSON or text. UsageError if the
+    answer has no such form or the file cannot be written.
+    """
+    chosen = format or (ENDINGS.get(output.suffix.lower()) if output else None) or ("json" if as_json else "table")
+    if output is not None:
+        _write_file(output, lambda file: _render(answer, chosen, file, is_terminal=False))
+        _say(answer, f"written to {output}")
+        if as_json:
+            _to_stdout(document(answer))
+    elif as_json:
+        _to_stdout(document(answer))
+    elif chosen == "parquet":
+        raise UsageError("Parquet does not go to a terminal or a pipe", next_step="name a file with --output")
+    else:
+        # Rows alone carry no verdict, so it goes to stderr beside them.
+        if chosen == "csv":
+            _say(answer, f"verdict {answer.verdict}")
+        buffer = BytesIO()
+        _render(answer, chosen, buffer, is_terminal=sys.stdout.isatty())
+        _to_stdout(buffer.getvalue())
+
+
+def document(answer: Answer) -> bytes:
+    """Return the one JSON document of an answer, indented, with a newline at its end."""
+    fields: dict[str, object] = {"verdict": answer.verdict, **answer.fields}
+    if answer.table is not None:
+        # Polars writes the rows, which is many times faster than a dictionary a row.
+        fields[answer.table_name] = msgspec.Raw(_times_as_text(answer.table).write_json().encode())
+    return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+
+
+def text(answer: Answer, *, is_terminal: bool = False, rows_max: int = ROWS_SHOWN_MAX) -> str:
+    """Return an answer in words: summary, the first rows of the table, and notes."""
+    blocks = ["\n".join(answer.summary)] if answer.summary else []
+    if answer.table is not None and answer.table.height:
+        blocks.append(_table(answer.table, is_terminal=is_terminal, rows_max=rows_max))
+    if answer.notes:
+        blocks.append("\n".join(answer.notes))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _render(answer: Answer, format: str, file: BinaryIO, *, is_terminal: bool) -> None:
+    if format in answer.texts:
+        file.write(answer.texts[format].encode())
+    elif format == "table":
+        file.write(text(answer, is_terminal=is_terminal).encode())
+    elif format == "json":
+        file.write(document(answer))
+    elif answer.table is None:
+        raise UsageError(f"this answer is no table, so it has no {format} form", next_step="use --json")
+    elif format == "csv":
+        _nested_as_text(_times_as_text(answer.table)).write_csv(file)
+    elif format == "parquet":
+        answer.table.write_parquet(file)
+    else:
+        raise UsageError(f"this answer has no {format} form", next_step="use table, csv, json or parquet")
+
+
+def _table(frame: pl.DataFrame, *, is_terminal: bool, rows_max: int) -> str:
+    shown = _nested_as_text(_times_as_text(frame.head(rows_max)))
+    draw = _rich_table if is_terminal else _plain_table
+    drawn = draw(shown)
+    if frame.height > rows_max:
+        more = f"... and {frame.height - rows_max:,} more rows of {frame.height:,}"
+        drawn += f"\n{more}: --format csv --output FILE gives all"
+    return drawn
+
+
+def _cells(frame: pl.DataFrame) -> list[list[str]]:
+    return [[_cell(value) for value in row] for row in frame.iter_rows()]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    # Control characters in somebody's id must neither move the cursor nor break a row.
+    words = str(value)
+    return words if words.isprintable() else words.encode("unicode_escape").decode()
+
+
+def _plain_table(frame: pl.DataFrame) -> str:
+    rows = [frame.columns, *_cells(frame)]
+    widths = [max(len(row[index]) for row in rows) for index in range(frame.width)]
+    is_number = [dtype.is_numeric() for dtype in frame.dtypes]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, is_number, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _rich_table(frame: pl.DataFrame) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, dtype in frame.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in _cells(frame):
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(file=sys.stdout)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip("\n")
+
+
+def _times_as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.col(pl.Datetime).dt.strftime(TIME_FORMAT))
+
+
+def _nested_as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    nested = [name for name, dtype in frame.schema.items() if dtype.is_nested()]
+    texts = [
+        pl.Series(
+            name, [None if value is None else msgspec.json.encode(value).decode() for value in frame[name].to_list()]
+        )
+        for name in nested
+    ]
+    return frame.with_columns(texts)
+
+
+def _write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write beside the target and rename, so that a reader never sees half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+            Path(scratch).chmod(0o666 & ~_umask())
+            Path(scratch).replace(path)
+        finally:
+            Path(scratch).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write the output: {error.strerror}", where=str(path)) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _to_stdout(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _say(answer: Answer, words: str) -> None:
+    del answer
+    sys.stderr.write(f"{words}\n")

@@ -1,0 +1,223 @@
+"""What every command shares: the options that stand everywhere, the open ledger, progress, and the answer's way out.
+
+A command is a function of a `Run` and its own arguments that returns an `Answer`. `command` registers it with
+the options of `Everywhere` added, so that `ledger-replay --data D balances` and `ledger-replay balances --data D`
+are the same; what stands after the command wins.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from console.moments import parse_moment
+from console.settings import Settings, load_settings
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from console.answer import Answer
+    from ledger.store import Store
+
+__all__ = ["DEFAULT_DATA", "Everywhere", "Progress", "Run", "command", "everywhere"]
+
+DEFAULT_DATA = Path("ledger-data")
+PANEL = "Everywhere"
+
+#: Called with events done and events in all, None where that is not known.
+Progress = Callable[[int, int | None], None]
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=PANEL, show_default=False, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everywhere:
+    """The options that every command takes, None where not given."""
+
+    data: Annotated[
+        Path | None,
+        _option(
+            "--data", metavar="DIR", envvar="LEDGER_REPLAY_DATA", help="The ledger's folder (default ./ledger-data)."
+        ),
+    ] = None
+    store: Annotated[
+        str | None,
+        _option(
+            "--store",
+            metavar="URL",
+            envvar="LEDGER_REPLAY_STORE",
+            help="SQLite or PostgreSQL URL of the event store (default: ledger.db in the folder).",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None, _option("--config", metavar="FILE", help="TOML file (default: ledger-replay.toml in the folder).")
+    ] = None
+    as_json: Annotated[bool | None, _option("--json", help="One JSON document on stdout.")] = None
+    format: Annotated[str | None, _option("--format", metavar="FORMAT", help="table, csv, json or parquet.")] = None
+    output: Annotated[Path | None, _option("--output", metavar="FILE", help="Write the answer to a file.")] = None
+    now: Annotated[str | None, _option("--now", metavar="TIME", help="Take this as the time now (ISO 8601).")] = None
+    debug: Annotated[bool | None, _option("--debug", help="Show the traceback of an error.")] = None
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run of one command: the options, and what they open."""
+
+    options: Everywhere
+    _settings: Settings | None = None
+    _warned: set[str] = field(default_factory=set)
+
+    @property
+    def data(self) -> Path:
+        """The ledger's folder."""
+        return self.options.data or DEFAULT_DATA
+
+    @property
+    def reports(self) -> Path:
+        """The folder for rejects files and reports."""
+        return self.data / "reports"
+
+    @property
+    def settings(self) -> Settings:
+        """The configuration, read once."""
+        if self._settings is None:
+            self._settings = load_settings(self.data, self.options.config)
+        return self._settings
+
+    @property
+    def now(self) -> datetime:
+        """The clock of this run, in UTC: --now, or the time."""
+        return self.moment(self.options.now, "--now") if self.options.now else datetime.now(UTC)
+
+    def moment(self, words: str, option: str) -> datetime:
+        """Return the moment that an option names, and say once which zone it was taken in where it has none."""
+        zone = self.settings.timezone
+        moment = parse_moment(words, zone=zone, option=option)
+        if len(words) > 10 and datetime.fromisoformat(words).tzinfo is None:
+            self.warn(f"times without a zone are taken in {zone}")
+        return moment
+
+    def warn(self, words: str) -> None:
+        """Say something on stderr, once."""
+        if words not in self._warned:
+            self._warned.add(words)
+            sys.stderr.write(f"note: {words}\n")
+
+    @contextmanager
+    def ledger(self, *, create: bool = False) -> Iterator[Store]:
+        """Yield the open event store; UsageError if there is none and the command does not make one."""
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError
+
+        from ledger.store import Store
+
+        url = self.options.store or self.settings.store
+        if url is None:
+            self._need_ledger(self.data / "ledger.db", create=create)
+            self._make_folder()
+            store = Store.at(self.data)
+        else:
+            try:
+                parsed = make_url(url)
+            except ArgumentError:
+                parsed = None  # The store itself says what is wrong with it.
+            if parsed is not None and parsed.get_backend_name() == "sqlite" and parsed.database:
+                self._need_ledger(Path(parsed.database), create=create)
+            store = Store(url)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def _make_folder(self) -> None:
+        try:
+            self.data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot use the data folder: {error.strerror}", where=str(self.data), next_step="choose another --data"
+            ) from error
+
+    def _need_ledger(self, file: Path, *, create: bool) -> None:
+        if create or file.is_file():
+            return
+        raise UsageError(
+            "there is no ledger here",
+            where=str(file),
+            next_step="name its folder with --data, or import something first",
+        )
+
+    @contextmanager
+    def progress(self, doing: str, *, unit: str = "events") -> Iterator[Progress | None]:
+        """Yield a progress callback that draws a bar on stderr, None where stderr is no terminal."""
+        if not sys.stderr.isatty():
+            yield None
+            return
+        from console.progress import bar
+
+        with bar(doing, unit) as advance:
+            yield advance
+
+
+def everywhere(ctx: typer.Context, values: dict[str, Any]) -> Everywhere:
+    """Return the options given to this level of the command line over those given before it."""
+    above = ctx.obj if isinstance(ctx.obj, Everywhere) else Everywhere()
+    names = [option.name for option in fields(Everywhere)]
+    return Everywhere(**{name: getattr(above, name) if values[name] is None else values[name] for name in names})
+
+
+def command(
+    app: typer.Typer, name: str, *, is_rendered: bool = True
+) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Return a decorator that makes a function of (run, ...) a command; its docstring is the help.
+
+    With `is_rendered` false the command's --output is its own business and only words or JSON are shown.
+    """
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        def invoke(ctx: typer.Context, **values: Any) -> None:
+            given = {option.name: values.pop(option.name) for option in fields(Everywhere)}
+            run = Run(options=everywhere(ctx, given))
+            answer = function(run, **values)
+            _show(answer, run.options, is_rendered=is_rendered)
+            raise typer.Exit(answer.exit_status)
+
+        invoke.__name__, invoke.__doc__ = function.__name__, function.__doc__
+        invoke.__signature__ = _signature(function)  # type: ignore[attr-defined]
+        invoke.__annotations__ = {p.name: p.annotation for p in invoke.__signature__.parameters.values()}  # type: ignore[attr-defined]
+        app.command(name)(invoke)
+        return function
+
+    return register
+
+
+def everywhere_parameters() -> list[inspect.Parameter]:
+    """Return the options of `Everywhere` as keyword parameters for typer."""
+    return [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(Everywhere, eval_str=True).parameters.values()
+    ]
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    ]
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    return inspect.Signature([context, *own, *everywhere_parameters()])
+
+
+def _show(answer: Answer, options: Everywhere, *, is_rendered: bool) -> None:
+    from console.render import emit
+
+    output = options.output if is_rendered else None
+    emit(answer, as_json=bool(options.as_json), format=options.format, output=output)
