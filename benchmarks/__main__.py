@@ -1,0 +1,97 @@
+"""`python -m benchmarks [--events N]`: measure everything in turn and write RESULTS.md beside this file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Result, render
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+GROWTH = 5
+EVENTS_PER_ACCOUNT = 20
+Measured = dict[str, Any]
+
+
+def main() -> None:
+    """Measure and report; exit status 1 where a target is missed at full size."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser.add_argument("--events", type=int, default=1_000_000, help="transaction rows of the smaller ledger")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each; medians are compared")
+    parser.add_argument("--data", type=Path, default=HERE / "data", help="scratch folder, emptied at the end")
+    parser.add_argument("--output", type=Path, help="default: RESULTS.md here at full size, else only printed")
+    options = parser.parse_args()
+    shutil.rmtree(options.data, ignore_errors=True)
+    try:
+        results = _measure(options.data, options.events, options.runs)
+    finally:
+        shutil.rmtree(options.data, ignore_errors=True)
+    text = render(results, events=options.events, runs=options.runs, now=datetime.now(UTC))
+    print(text)
+    output = options.output or (HERE / "RESULTS.md" if options.events >= 1_000_000 else None)
+    if output:
+        output.write_text(text)
+    sys.exit(0 if all(result.is_met for result in results) or options.events < 1_000_000 else 1)
+
+
+def _measure(data: Path, events: int, runs: int) -> list[Result]:
+    accounts = max(events // EVENTS_PER_ACCOUNT, 10)
+    small = _generated(data / "small", accounts, events)
+    imports, imports_peer = _in_turn([("import_ours", small), ("import_peer", small)], runs)
+    assert imports[0]["settings"] == imports_peer[0]["settings"], "the databases are not set alike"
+    rebuilds, rebuilds_peer = _in_turn([("rebuild_ours", small), ("rebuild_peer", small)], runs)
+    large = _generated(data / "large", accounts, events * GROWTH)
+    _run("import_ours", large)
+    small_again, grown = _in_turn([("rebuild_ours", small), ("rebuild_ours", large)], runs)
+    return [
+        Result.faster("import of a CSV with validation", imports, imports_peer, times_min=4.0),
+        Result.below("import: peak memory", imports, bytes_max=1e9),
+        Result.faster("rebuild from the store", rebuilds, rebuilds_peer, times_min=6.0),
+        Result.cost("rebuild: cost per event at 5x the events", grown, small_again, times_max=1.2),
+        Result.memory("rebuild: peak memory at 5x the events", grown, small_again, times_max=1.2),
+    ]
+
+
+def _generated(folder: Path, accounts: int, events: int) -> Path:
+    print(f"generating {events:,} transactions of {accounts:,} accounts", file=sys.stderr)
+    command = [sys.executable, "-c", "import sys; from console.main import main; sys.exit(main())", "generate"]
+    sizes = ["--accounts", str(accounts), "--events", str(events), "--seed", "1", "--now", "2026-01-01"]
+    subprocess.run([*command, *sizes, "--output", str(folder)], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def _in_turn(tasks: list[tuple[str, Path]], runs: int) -> list[list[Measured]]:
+    """Run A B A B, so that what else the machine does meets both, and check that all found the same."""
+    measured: list[list[Measured]] = [[] for _ in tasks]
+    for _ in range(runs):
+        for found, (name, folder) in zip(measured, tasks, strict=True):
+            found.append(_run(name, folder))
+    for folder in {folder for _, folder in tasks}:
+        same = [found[0]["check"] for found, task in zip(measured, tasks, strict=True) if task[1] == folder]
+        assert all(check == same[0] for check in same), f"the measured things disagree: {same}"
+    return measured
+
+
+def _run(name: str, folder: Path) -> Measured:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.tasks", name, str(folder)],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    measured: Measured = json.loads(done.stdout.splitlines()[-1])
+    rate = measured["events"] / measured["seconds"]
+    print(f"{name}: {measured['seconds']:.2f} s, {rate:,.0f} events/s, {measured['settings']}", file=sys.stderr)
+    return measured
+
+
+if __name__ == "__main__":
+    main()
