@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["postgres_server"]
+
 FULL = bool(os.environ.get("LEDGER_REPLAY_TEST_FULL"))
 REQUIRED = frozenset(filter(None, os.environ.get("LEDGER_REPLAY_TEST_REQUIRE", "").split(",")))
 SUITES = ("postgres",)
