@@ -1,0 +1,42 @@
+"""Replay: events through the gate into states, and what is made of them. Imports `projections` and to its left.
+
+`rebuild` writes a new generation of the read model; `balances`, `history`, `graph` and `verify` answer from the
+events; `drift` compares live rows with a replay. All of them are one engine loop over a bounded source.
+"""
+
+from replay.answers import Balances, History, balances, history
+from replay.certificate import Certificate
+from replay.digest import digest
+from replay.drift import Drift, Drifted, drift
+from replay.engine import Progress
+from replay.full_replay import Replay, replayed
+from replay.gate import Gate, Parked
+from replay.graph import Graph, graph
+from replay.rebuild import Rebuild, generations, promote_generation, rebuild
+from replay.source import Batch, Source, StoreSource
+
+__all__ = [
+    "Balances",
+    "Batch",
+    "Certificate",
+    "Drift",
+    "Drifted",
+    "Gate",
+    "Graph",
+    "History",
+    "Parked",
+    "Progress",
+    "Rebuild",
+    "Replay",
+    "Source",
+    "StoreSource",
+    "balances",
+    "digest",
+    "drift",
+    "generations",
+    "graph",
+    "history",
+    "promote_generation",
+    "rebuild",
+    "replayed",
+]

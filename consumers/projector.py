@@ -1,0 +1,79 @@
+"""The projector: keeps our own live read model at the head of the store.
+
+One batch is one transaction: rows and position together, the position by compare-and-set, so that of two
+projectors one applies a batch and the other is told that the position moved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from ledger import read_model
+from ledger.store import BATCH_EVENTS, Store
+from replay.engine import Progress
+from replay.generation import bring_forward
+from schemas import format_time
+
+__all__ = ["Projected", "project"]
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Where the live read model is: COMPLETE at its position, or INCOMPLETE with the accounts that are parked."""
+
+    verdict: str
+    generation: int
+    position: int
+    parked: list[str]
+
+
+def project(
+    store: Store,
+    *,
+    follow: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    batch_events: int = BATCH_EVENTS,
+    poll_seconds: float = POLL_SECONDS,
+) -> Projected:
+    """Bring the live read model to the head, beginning one at position 0 if there is none.
+
+    With `follow` it goes on until `should_stop` says so, asking for new events every `poll_seconds`. PositionMoved
+    if another projector was faster; what this one read is then void.
+    """
+    start = None
+    while True:
+        live = _step(store, batch_events)
+        with store.snapshot() as connection:
+            head = store.head(connection)
+        start = live.position if start is None else start
+        if progress is not None:
+            progress(live.position - start, head - start)
+        if should_stop() or (live.position >= head and not follow):
+            return _projected(store, live)
+        if live.position >= head:
+            time.sleep(poll_seconds)
+
+
+def _step(store: Store, batch_events: int) -> read_model.Generation:
+    """Apply at most one batch and return where the live generation is now."""
+    with store.writing() as connection:
+        live = read_model.live(connection)
+        if live is None:
+            live = read_model.create(connection, position=0, created_at=format_time(datetime.now(UTC)))
+            read_model.go_live(connection, live.generation)
+        until = store.position_after(connection, live.position, batch_events)
+        if until > live.position:
+            bring_forward(store, connection, live, until=until)
+        return live._replace(position=until)
+
+
+def _projected(store: Store, live: read_model.Generation) -> Projected:
+    with store.snapshot() as connection:
+        parked = read_model.parked(connection, live.generation)["account_id"].sort().to_list()
+    return Projected("INCOMPLETE" if parked else "COMPLETE", live.generation, live.position, parked)

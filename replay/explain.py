@@ -1,0 +1,116 @@
+"""Why a live row differs: its account is replayed alone, and each single fault that would explain the row is tried.
+
+In this order, so that evidence that fits two has one class:
+
+    missed_event    live is what the log says without exactly one of its events
+    applied_twice   live is what the log says with exactly one of its events twice
+    missed_event    live is what the log said at an earlier version: it stopped there
+    foreign_write   nothing in the log gives this row: something else wrote it
+
+The third is taken only where live had applied a transaction by then, since a row of zeros is the beginning of
+every stream.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import polars as pl
+
+from projections import BALANCES
+from replay.gate import Gate
+from replay.source import StoreSource
+from schemas import event_id
+
+__all__ = ["Cause", "explain_accounts"]
+
+
+class Cause(NamedTuple):
+    """The class of a difference, the id of the first event that live cannot be explained with, and the evidence."""
+
+    code: str
+    first_event: str | None
+    evidence: str
+
+
+def explain_accounts(source: StoreSource, wrong: pl.DataFrame, *, until: int) -> dict[str, Cause]:
+    """Return the cause of every account in `wrong`.
+
+    `wrong` has `account_id`, the live `balance` and `frozen` (and, of our own read model, `version`), and the
+    replayed columns with `replayed_` before their names.
+    """
+    if wrong.is_empty():
+        return {}
+    steps = _steps(source, wrong["account_id"].to_list(), until)
+    tried = steps.join(_rows(wrong), on="account_id").with_columns(
+        without=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"end_{name}") - pl.col(name) for name in _SUMS),
+        twice=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"end_{name}") + pl.col(name) for name in _SUMS),
+        stopped=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"after_{name}") for name in _SUMS),
+        has_worth=pl.any_horizontal(pl.col(name) != 0 for name in _SUMS),
+    )
+    found = tried.group_by("account_id").agg(
+        without=pl.col("version").filter("has_worth", "without").min(),
+        twice=pl.col("version").filter("has_worth", "twice").min(),
+        # The last version that live agrees with, if it had applied any transaction by then.
+        stopped=pl.col("version").filter(pl.col("stopped") & (pl.col("transactions") > 0)).max(),
+        version=pl.col("version").max(),
+    )
+    same = wrong.filter(*(pl.col(name) == pl.col(f"replayed_{name}") for name in _SUMS))["account_id"].to_list()
+    causes = {row["account_id"]: _cause(row) for row in found.iter_rows(named=True)}
+    return causes | dict.fromkeys(same, _OTHER_COLUMN)
+
+
+_SUMS = ("balance", "frozen")
+_OTHER_COLUMN = Cause("foreign_write", None, "the points agree; another column was written by something else")
+
+
+def _steps(source: StoreSource, account_ids: list[str], until: int) -> pl.DataFrame:
+    """One row an event of the accounts: its worth in `balance` and `frozen`, and the sums after it."""
+    gate = Gate()
+    admitted = [
+        gate.admit(batch.events, batch.poison).select(_EVENT_COLUMNS)
+        for batch in source.of_accounts(account_ids).read(after=0, until=until, details=())
+    ]
+    events = pl.concat(admitted).sort("account_id", "version").with_row_index("row")
+    # Each event as an account of its own gives its worth by the very fold that the balances are made with.
+    single = events.lazy().with_columns(account_id=pl.col("row").cast(pl.String))
+    worth = BALANCES.fold(single).select(pl.col("account_id").cast(pl.UInt32).alias("row"), *_SUMS).collect()
+    return (
+        events.join(worth, on="row", how="left", maintain_order="left")
+        .with_columns(pl.col(name).cum_sum().over("account_id").alias(f"after_{name}") for name in _SUMS)
+        .with_columns(
+            *(pl.col(name).sum().over("account_id").alias(f"end_{name}") for name in _SUMS),
+            transactions=pl.col("transaction_id").is_not_null().cast(pl.Int64).cum_sum().over("account_id"),
+        )
+    )
+
+
+_EVENT_COLUMNS = (
+    "account_id",
+    "version",
+    "event",
+    "effective_at",
+    "transaction_id",
+    "type",
+    "amount",
+    "from_status",
+    "to_status",
+)
+
+
+def _rows(wrong: pl.DataFrame) -> pl.DataFrame:
+    return wrong.select("account_id", *(pl.col(name).cast(pl.Int128).alias(f"live_{name}") for name in _SUMS))
+
+
+def _cause(row: dict[str, int | str | None]) -> Cause:
+    account_id, without, twice, stopped = str(row["account_id"]), row["without"], row["twice"], row["stopped"]
+    if isinstance(without, int):
+        first = event_id(account_id, without)
+        return Cause("missed_event", first, f"live is what the log says without event {first}")
+    if isinstance(twice, int):
+        first = event_id(account_id, twice)
+        return Cause("applied_twice", first, f"live is what the log says with event {first} applied twice")
+    if isinstance(stopped, int) and stopped != row["version"]:
+        first = event_id(account_id, stopped + 1)
+        return Cause("missed_event", first, f"live is what the log said at version {stopped}, before event {first}")
+    return Cause("foreign_write", None, "no event that was missed or applied twice explains this row")

@@ -1,0 +1,144 @@
+"""Full replay into memory: a source's events through the gate into the states of projections.
+
+This is what rebuild, balances, verify, drift and graph all do; they differ in the projections that they ask for
+and in what they do with the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+
+from projections import ACCOUNT_STATUS, BALANCES, Projection, account_rows, overflowed
+from replay.certificate import Certificate
+from replay.checkpoint import Checkpoint, Checkpoints
+from replay.digest import digest
+from replay.engine import Progress, run
+from replay.gate import Gate, Parked
+from replay.source import Batch, Source
+from replay.states import States
+from schemas.errors import UsageError
+
+__all__ = ["Replay", "replayed"]
+
+CORE = (BALANCES, ACCOUNT_STATUS)
+
+
+@dataclass
+class Replay:
+    """What a finished replay knows.
+
+    `rows` are the balances rows (contract columns and `locked_at`, `status_version`, `closed_version`) of all
+    accounts that are not parked, in account order; `states` gives the state of any projection that was asked
+    for; `gate` the last version and chain of every account.
+    """
+
+    certificate: Certificate
+    rows: pl.DataFrame
+    states: States
+    gate: Gate
+
+    @property
+    def verdict(self) -> str:
+        """What the replay may claim."""
+        return self.certificate.verdict
+
+    @property
+    def parked_ids(self) -> list[str]:
+        """The accounts that nothing is certified for."""
+        return [parked.account_id for parked in self.certificate.parked]
+
+
+class _Memory:
+    """The engine's target that keeps everything in memory and on spill files."""
+
+    def __init__(self, states: States, gate: Gate, events: int, checkpoints: Checkpoints | None) -> None:
+        self.details = states.details
+        self.states = states
+        self.gate = gate
+        self.events = events
+        self._checkpoints = checkpoints
+
+    def apply(self, batch: Batch) -> None:
+        admitted = self.gate.admit(batch.events, batch.poison)
+        self.states.add(admitted)
+        self.events += admitted.height
+        if self._checkpoints is not None and self._checkpoints.is_due(batch.position):
+            self._checkpoints.save(Checkpoint.of(batch.position, self.events, self.gate, self.states))
+
+
+@contextmanager
+def replayed(
+    source: Source,
+    projections: Sequence[Projection] = (),
+    *,
+    until: int | None = None,
+    checkpoints: Checkpoints | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Replay]:
+    """Replay a source from zero until a position (default: its head now) and yield the result.
+
+    Balances and account status are always folded, `projections` beside them. Spilled states live as long as the
+    context. With `checkpoints` the run goes on from the newest checkpoint of an interrupted run of the same kind.
+    UsageError if `until` is past the head.
+    """
+    head = source.head()
+    until = head if until is None else until
+    if not 0 <= until <= head:
+        raise UsageError(f"position {until} is not in the {source.name}", next_step=f"its head is {head}")
+    with TemporaryDirectory(prefix="ledger-replay-") as folder:
+        states = States([*CORE, *projections], spill=Path(folder))
+        found = checkpoints.load(until) if checkpoints is not None else None
+        target = _Memory(states, Gate(), 0, checkpoints)
+        if found is not None:
+            target.gate, target.events = found.gate(), found.events
+            states.restore(found.states())
+        after = found.position if found else 0
+        run(source, target, after=after, until=until, progress=progress)
+        yield _finished(source, target, until, resumed_from=found.position if found else None)
+
+
+def _finished(source: Source, target: _Memory, until: int, *, resumed_from: int | None) -> Replay:
+    gate, states = target.gate, target.states
+    ends = source.ends(until)
+    parked = gate.parked(ends, source.copies)
+    balances = states.value(BALANCES)
+    for found in _overflows(balances):
+        parked.setdefault(found.account_id, found)
+    whole = balances.filter(~pl.col("account_id").is_in(list(parked)))
+    rows = account_rows(whole.lazy(), states.value(ACCOUNT_STATUS).lazy()).collect().sort("account_id")
+    certificate = Certificate(
+        source=source.name,
+        ledger_id=source.identity,
+        position=until,
+        events=target.events,
+        accounts=_count_accounts(gate, ends, parked),
+        repeats=gate.repeats.height,
+        parked=sorted(parked.values(), key=lambda found: found.account_id),
+        poison=sorted(gate.poison, key=lambda poison: poison.position),
+        digest=digest(rows),
+        projections={projection.name: projection.version for projection in states.projections},
+        resumed_from=resumed_from,
+    )
+    return Replay(certificate, rows, states, gate)
+
+
+def _overflows(balances: pl.DataFrame) -> list[Parked]:
+    versions = balances.lazy().select("account_id", "version")
+    past = overflowed(balances.lazy()).join(versions, on="account_id").sort("account_id", "column").collect()
+    return [
+        Parked(account_id=account_id, version=version, reason="overflow", details=f"{column} {value} is past int64")
+        for account_id, column, value, version in past.iter_rows()
+    ]
+
+
+def _count_accounts(gate: Gate, ends: pl.DataFrame | None, parked: dict[str, Parked]) -> int:
+    known = [gate.last["account_id"], pl.Series(list(parked), dtype=pl.String())]
+    if ends is not None:
+        known.append(ends["account_id"])
+    return pl.concat(known).n_unique()

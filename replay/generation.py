@@ -1,0 +1,113 @@
+"""The engine's target in the database: a generation of the read model, brought forward batch by batch.
+
+The same gate, the same folds and the same merge as a full replay; only the state lives in rows. For each batch
+the rows of its accounts are read, the new events folded and merged in, rows and position written together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+from sqlalchemy import Connection
+
+from ledger import read_model
+from ledger.store import Store
+from projections import ACCOUNT_STATUS, BALANCES, account_rows, overflowed
+from replay.engine import Progress, run
+from replay.gate import Gate, Parked
+from replay.source import Batch, StoreSource
+
+__all__ = ["bring_forward", "stored_rows"]
+
+
+def bring_forward(
+    store: Store,
+    connection: Connection,
+    found: read_model.Generation,
+    *,
+    until: int,
+    progress: Progress | None = None,
+) -> None:
+    """Apply the events after a generation's position until `until`, inside the caller's write transaction."""
+    source = StoreSource(store, connection)
+    target = _Rows(source, connection, found.generation, found.position)
+    run(source, target, after=found.position, until=until, progress=progress, read_ahead=False)
+    if target.position < until:
+        read_model.advance(connection, found.generation, after=target.position, until=until)
+
+
+def stored_rows(rows: pl.DataFrame, gate: Gate) -> pl.DataFrame:
+    """Return replayed balances rows as the read model stores them: with the chain at their version."""
+    return rows.join(gate.last.select("account_id", "chain"), on="account_id", how="left").select(
+        read_model.ROW_SCHEMA.names()
+    )
+
+
+@dataclass
+class _Rows:
+    source: StoreSource
+    connection: Connection
+    generation: int
+    position: int
+    details: tuple[str, ...] = ()
+
+    def apply(self, batch: Batch) -> None:
+        batch = self._with_parked_streams(batch)
+        keys = [batch.events["account_id"], pl.Series([p.account_id for p in batch.poison], dtype=pl.String())]
+        touched = pl.concat(keys).unique().drop_nulls().to_list()
+        rows = read_model.rows(self.connection, self.generation, touched)
+        gate = Gate(last=rows.select("account_id", "version", "chain"))
+        admitted = gate.admit(batch.events, batch.poison)
+        # A repeat was folded before, and a hole or a poison event parks; lost tails are a full replay's to find.
+        parked = gate.parked(None, self.source.copies)
+        changed = self._merged(rows, admitted, gate, parked)
+        read_model.write_rows(self.connection, self.generation, changed)
+        noted = [(found.account_id, found.version, found.reason) for found in parked.values()]
+        names = {"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()}
+        frame = pl.DataFrame(noted, schema=names, orient="row")
+        read_model.replace_parked(self.connection, self.generation, touched, frame)
+        read_model.advance(self.connection, self.generation, after=self.position, until=batch.position)
+        self.position = batch.position
+
+    def _with_parked_streams(self, batch: Batch) -> Batch:
+        """Add all earlier events of parked accounts that this batch touches: it may have what they wait for."""
+        parked = read_model.parked(self.connection, self.generation)
+        again = parked.join(batch.events.select("account_id").unique(), on="account_id", how="semi")
+        if again.is_empty():
+            return batch
+        behind = batch.events.select(pl.col("position").min()).item()
+        account_ids = again["account_id"].to_list()
+        rows = read_model.rows(self.connection, self.generation, account_ids)
+        events, poison = [batch.events], list(batch.poison)
+        for earlier in self.source.of_accounts(account_ids).read(after=0, until=behind - 1, details=()):
+            reached = earlier.events.join(rows, on="account_id", how="left", suffix="_reached")
+            events.append(earlier.events.filter(reached["version"] > reached["version_reached"].fill_null(0)))
+            poison.extend(earlier.poison)
+        return Batch(pl.concat(events), poison, batch.position)
+
+    def _merged(
+        self, rows: pl.DataFrame, admitted: pl.DataFrame, gate: Gate, parked: dict[str, Parked]
+    ) -> pl.DataFrame:
+        balances = BALANCES.merge(_balances_of(rows), BALANCES.fold(admitted.lazy())).collect()
+        status = ACCOUNT_STATUS.merge(_status_of(rows), ACCOUNT_STATUS.fold(admitted.lazy()))
+        for account_id, column, value in overflowed(balances.lazy()).collect().iter_rows():
+            parked.setdefault(
+                account_id,
+                Parked(account_id=account_id, version=0, reason="overflow", details=f"{column} {value} is past int64"),
+            )
+        overflows = [found.account_id for found in parked.values() if found.reason == "overflow"]
+        fits = balances.filter(~pl.col("account_id").is_in(overflows))
+        changed = fits.join(admitted.select("account_id").unique(), on="account_id", how="semi")
+        return stored_rows(account_rows(changed.lazy(), status).collect(), gate)
+
+
+def _balances_of(rows: pl.DataFrame) -> pl.LazyFrame:
+    """The state of `BALANCES` that rows of the read model stand for."""
+    return rows.lazy().select(pl.col(name).cast(dtype) for name, dtype in BALANCES.schema.items())
+
+
+def _status_of(rows: pl.DataFrame) -> pl.LazyFrame:
+    """The state of `ACCOUNT_STATUS` that rows of the read model stand for."""
+    known = rows.lazy().filter(pl.col("status_version").is_not_null())
+    return known.select(pl.col(name).cast(dtype) for name, dtype in ACCOUNT_STATUS.schema.items())

@@ -1,0 +1,108 @@
+"""The graph of a transaction: everything linked to it through `related_transaction_id`, both ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import rustworkx as rx
+
+from ledger.store import Store
+from projections import RELATIONS, TRANSACTIONS
+from replay.certificate import Certificate
+from replay.engine import Progress
+from replay.full_replay import replayed
+from replay.source import StoreSource
+from schemas.errors import UsageError
+
+__all__ = ["Graph", "graph"]
+
+TRANSACTION_COLUMNS = (
+    "transaction_id",
+    "account_id",
+    "type",
+    "amount",
+    "status",
+    "created_at",
+    "updated_at",
+    "business_code",
+    "order_id",
+)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Linked transactions; `edges` go from a transaction to the one that it names as related.
+
+    `transactions` has `TRANSACTION_COLUMNS`, `edges` has `transaction_id` and `related_transaction_id`, `missing`
+    lists ids that are named but are no transaction of the ledger.
+    """
+
+    verdict: str
+    transactions: pl.DataFrame
+    edges: pl.DataFrame
+    missing: list[str]
+    certificate: Certificate
+
+    def to_dot(self) -> str:
+        """Return the graph in the DOT language of Graphviz; missing transactions are dashed."""
+        lines = ["digraph transactions {", "  rankdir=LR;", "  node [shape=box];"]
+        rows = self.transactions.iter_rows(named=True)
+        lines += [f"  {_quoted(row['transaction_id'])} [label={_quoted(_label(row, chr(10)))}];" for row in rows]
+        lines += [f"  {_quoted(name)} [style=dashed];" for name in self.missing]
+        lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in self.edges.iter_rows()]
+        return "\n".join([*lines, "}"])
+
+    def to_mermaid(self) -> str:
+        """Return the graph as a Mermaid flowchart; missing transactions are rounded."""
+        ids = [*self.transactions["transaction_id"].to_list(), *self.missing]
+        # Mermaid has no escape for an arbitrary id, so nodes are numbered and carry the id as their text.
+        number = {name: f"t{index}" for index, name in enumerate(dict.fromkeys(ids))}
+        lines = ["flowchart LR"]
+        lines += [
+            f'  {number[row["transaction_id"]]}["{_entities(_label(row, "<br>"))}"]'
+            for row in self.transactions.iter_rows(named=True)
+        ]
+        lines += [f'  {number[name]}(["{_entities(name)}"])' for name in self.missing]
+        lines += [f"  {number[source]} --> {number[target]}" for source, target in self.edges.iter_rows()]
+        return "\n".join(lines)
+
+
+def graph(store: Store, transaction_id: str, *, progress: Progress | None = None) -> Graph:
+    """Return everything linked to a transaction; UsageError if no event mentions it."""
+    with (
+        StoreSource.snapshot(store) as source,
+        replayed(source, [TRANSACTIONS, RELATIONS], progress=progress) as replay,
+    ):
+        edges = replay.states.value(RELATIONS).select("transaction_id", "related_transaction_id").unique()
+        linked = _linked(edges, transaction_id)
+        named = pl.col("transaction_id").is_in(list(linked))
+        buckets = [bucket.filter(named) for bucket in replay.states.buckets(TRANSACTIONS)]
+        transactions = pl.concat([TRANSACTIONS.empty(), *buckets]).select(TRANSACTION_COLUMNS)
+    edges = edges.filter(named).sort("transaction_id", "related_transaction_id")
+    missing = sorted(linked - set(transactions["transaction_id"]))
+    if transactions.is_empty():
+        raise UsageError(f"no transaction {transaction_id} in the ledger", next_step="check the id")
+    return Graph(replay.verdict, transactions.sort("transaction_id", "account_id"), edges, missing, replay.certificate)
+
+
+def _linked(edges: pl.DataFrame, transaction_id: str) -> set[str]:
+    whole = rx.PyGraph()
+    names = list(dict.fromkeys([transaction_id, *edges["transaction_id"], *edges["related_transaction_id"]]))
+    number = {name: index for index, name in enumerate(names)}
+    whole.add_nodes_from(names)
+    whole.add_edges_from_no_data([(number[source], number[target]) for source, target in edges.iter_rows()])
+    return {names[index] for index in rx.node_connected_component(whole, 0)}
+
+
+def _label(row: dict[str, object], newline: str) -> str:
+    return f"{row['transaction_id']}{newline}{row['type']} {row['amount']} {row['status']}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def _entities(text: str) -> str:
+    return text.replace("#", "#35;").replace('"', "#quot;").replace("\n", " ")

@@ -1,0 +1,146 @@
+"""Rebuild: a full replay into a new generation of the read model, verified there, and made live on request.
+
+Promote holds the append lock while it folds what came since the rebuild and moves the pointer, all in one
+transaction: writers that went on meanwhile leave nothing stale. The generation before stays, so going back is
+the same pointer move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import polars as pl
+
+from ledger import read_model
+from ledger.store import Store
+from projections import Projection
+from replay.certificate import COMPLETE, Certificate
+from replay.checkpoint import Checkpoints
+from replay.digest import digest
+from replay.engine import Progress
+from replay.full_replay import CORE, Replay, replayed
+from replay.generation import bring_forward, stored_rows
+from replay.source import StoreSource
+from schemas import format_time
+from schemas.errors import RefusedError, StoreError
+
+__all__ = ["Rebuild", "generations", "promote_generation", "rebuild"]
+
+#: Generations kept: the live one, the one to go back to, and the newest.
+GENERATIONS_KEPT = 3
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """What a rebuild gave: its verdict and certificate, the generation it wrote, and whether that is live now."""
+
+    verdict: str
+    certificate: Certificate
+    generation: int
+    promoted: bool
+
+
+def rebuild(
+    store: Store,
+    *,
+    until: int | None = None,
+    promote: bool = False,
+    checkpoint_folder: Path | None = None,
+    restart: bool = False,
+    progress: Progress | None = None,
+    now: datetime | None = None,
+    projections: Sequence[Projection] = (),
+) -> Rebuild:
+    """Replay the store from zero into a new generation; with `promote`, make it live after it verifies.
+
+    Only a COMPLETE rebuild is promoted; for any other, `promoted` is False. With `checkpoint_folder` a killed
+    rebuild goes on where its last checkpoint was (`restart` starts from zero all the same), and the certificate
+    says so. UsageError for a position that the store does not have; StoreError if the written rows are not what
+    was replayed.
+    """
+    created_at = format_time(now or datetime.now(UTC))
+    checkpoints = None
+    if checkpoint_folder is not None:
+        checkpoints = Checkpoints(checkpoint_folder, store.ledger_id, (*CORE, *projections))
+        if restart:
+            checkpoints.clear()
+    with (
+        StoreSource.snapshot(store) as source,
+        replayed(source, projections, until=until, checkpoints=checkpoints, progress=progress) as replay,
+    ):
+        generation = _write(store, replay, created_at)
+    _check_written(store, generation, replay)
+    promoted = promote and replay.verdict == COMPLETE
+    if promoted:
+        promote_generation(store, generation)
+    if checkpoints is not None:
+        checkpoints.clear()
+    return Rebuild(replay.verdict, replay.certificate, generation, promoted)
+
+
+def promote_generation(store: Store, generation: int) -> int:
+    """Make a generation live at the head of the store, atomically, and return that position.
+
+    The way back is the same call with an older generation. RefusedError for a generation whose certificate is
+    INCOMPLETE; UsageError if there is none of that number.
+    """
+    with store.appending() as connection:
+        by_number = {found.generation: found for found in read_model.generations(connection)}
+        if generation in by_number:
+            _refuse_incomplete(by_number[generation])
+            bring_forward(store, connection, by_number[generation], until=store.head(connection))
+        read_model.go_live(connection, generation)
+        return store.head(connection)
+
+
+def generations(store: Store) -> list[read_model.Generation]:
+    """Return every generation of the read model, oldest first."""
+    with store.snapshot() as connection:
+        return read_model.generations(connection)
+
+
+def _refuse_incomplete(found: read_model.Generation) -> None:
+    if found.certificate is None:
+        return
+    certificate = msgspec.json.decode(found.certificate, type=Certificate)
+    if certificate.verdict != COMPLETE:
+        raise RefusedError(
+            f"generation {found.generation} is {certificate.verdict}: {len(certificate.parked)} accounts are parked",
+            next_step="see `verify` for what is missing, mend it, and rebuild",
+        )
+
+
+def _write(store: Store, replay: Replay, created_at: str) -> int:
+    """Write the rows and what is parked as a new generation, in one transaction, and drop generations of no use."""
+    certificate = replay.certificate
+    with store.writing() as connection:
+        number = read_model.create(
+            connection,
+            position=certificate.position,
+            created_at=created_at,
+            certificate=msgspec.json.encode(certificate).decode(),
+        ).generation
+        read_model.write_rows(connection, number, stored_rows(replay.rows, replay.gate))
+        parked = [(found.account_id, found.version, found.reason) for found in certificate.parked]
+        names = {"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()}
+        read_model.replace_parked(connection, number, [], pl.DataFrame(parked, schema=names, orient="row"))
+        unused = [found.generation for found in read_model.generations(connection) if not found.is_live]
+        for old in unused[: -(GENERATIONS_KEPT - 1)]:
+            read_model.drop(connection, old)
+    return number
+
+
+def _check_written(store: Store, generation: int, replay: Replay) -> None:
+    with store.snapshot() as connection:
+        rows = read_model.rows(connection, generation)
+    written = digest(rows.with_columns(available=pl.col("balance") - pl.col("frozen")))
+    if written != replay.certificate.digest:
+        raise StoreError(
+            f"generation {generation} reads back with digest {written}, replayed was {replay.certificate.digest}",
+            where=store.url.render_as_string(hide_password=True),
+            next_step="the database does not keep what it is given; check its disk before anything else",
+        )

@@ -1,0 +1,123 @@
+"""Sources: where events come from, a bounded batch at a time, decoded in bulk.
+
+A source gives batches in its own order and says what the end of every account should be. It never skips: what
+it cannot decode is in the batch as poison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import polars as pl
+from sqlalchemy import Connection
+
+from ledger.store import BATCH_EVENTS, Store
+from schemas import PoisonEvent, decode_batch
+
+__all__ = ["Batch", "Source", "StoreSource"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events up to and with `position`: `events` as `decode_batch` gives them, `poison` beside them."""
+
+    events: pl.DataFrame
+    poison: list[PoisonEvent]
+    position: int
+
+
+class Source(Protocol):
+    """What the engine asks of a source; positions are exclusive in `after`, inclusive in `until`."""
+
+    name: str
+    identity: str
+
+    def head(self) -> int:
+        """Return the newest position there is."""
+
+    def read(self, *, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
+        """Yield the events after `after` until `until`, in order."""
+
+    def ends(self, until: int) -> pl.DataFrame | None:
+        """Return what each account's end should be at `until`: `account_id`, `version`, `chain` (null: unknown).
+
+        None where the source cannot know.
+        """
+
+    def copies(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return every copy the source holds of some events (`account_id`, `version`): those and `state`."""
+
+
+class StoreSource:
+    """The event store in one snapshot: all of it in position order, or some accounts by the store's index."""
+
+    name = "store"
+
+    def __init__(
+        self,
+        store: Store,
+        connection: Connection,
+        *,
+        account_ids: Sequence[str] | None = None,
+        batch_events: int = BATCH_EVENTS,
+    ) -> None:
+        self.identity = store.ledger_id
+        self.connection = connection
+        self._store = store
+        self._account_ids = None if account_ids is None else sorted(set(account_ids))
+        self._batch_events = batch_events
+
+    @classmethod
+    @contextmanager
+    def snapshot(
+        cls, store: Store, *, account_ids: Sequence[str] | None = None, batch_events: int = BATCH_EVENTS
+    ) -> Iterator[StoreSource]:
+        """Yield a source over one moment of the store, whatever writers do meanwhile."""
+        with store.snapshot() as connection:
+            yield cls(store, connection, account_ids=account_ids, batch_events=batch_events)
+
+    def head(self) -> int:
+        """Return the position of the newest event, 0 where there is none."""
+        return self._store.head(self.connection)
+
+    def read(self, *, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
+        """Yield the events of a position range; each account's in order."""
+        if self._account_ids is None:
+            read = self._store.read(self.connection, after=after, until=until, batch_events=self._batch_events)
+        else:
+            read = self._store.read_accounts(self.connection, self._account_ids, after=after, until=until)
+        for raw in read:
+            yield _decoded(raw, details)
+
+    def of_accounts(self, account_ids: Sequence[str]) -> StoreSource:
+        """Return the same moment of the store, narrowed to some accounts."""
+        return StoreSource(self._store, self.connection, account_ids=account_ids)
+
+    def ends(self, until: int) -> pl.DataFrame:
+        """Return the heads as they were at `until`.
+
+        An account that goes on after `until` ended just before its first event there, with a chain that only
+        replay knows; every other account ended at its head.
+        """
+        heads = self._store.heads(self.connection, self._account_ids)
+        later = self._store.first_versions(self.connection, after=until)
+        if self._account_ids is not None:
+            later = later.filter(pl.col("account_id").is_in(self._account_ids))
+        ended = later.select("account_id", version=pl.col("version") - 1, chain=pl.lit(None, pl.Binary()))
+        return pl.concat([heads.join(later, on="account_id", how="anti"), ended.filter(pl.col("version") > 0)])
+
+    def copies(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return every copy of some events by the store's index."""
+        wanted = keys.unique()
+        accounts = wanted["account_id"].unique().to_list()
+        batches = self._store.read_accounts(self.connection, accounts)
+        found = [raw.join(wanted, on=["account_id", "version"], how="semi") for raw in batches]
+        return pl.concat(found).select("account_id", "version", "state")
+
+
+def _decoded(raw: pl.DataFrame, details: tuple[str, ...]) -> Batch:
+    events, poison = decode_batch(raw, details)
+    return Batch(events, poison, raw.select(pl.col("position").max().fill_null(0)).item())
