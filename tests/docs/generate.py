@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from console.main import app
 from typer.main import get_command
 
+from console.main import app
 from schemas import json_schema
 
 __all__ = ["documents", "write"]
