@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from console.answer import Answer
-from console.run import Run, command
+from console.run import FORMATS, Run, command
 from schemas.errors import RefusedError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 __all__ = ["register"]
+
+_BALANCE_COLUMNS = (
+    "account_id",
+    "balance",
+    "frozen",
+    "available",
+    "pending_credit",
+    "pending_debit",
+    "status",
+    "version",
+    "last_effective_at",
+)
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     command(app, "balances")(balances)
     command(app, "history")(history)
-    command(app, "graph")(graph)
+    command(app, "graph", formats=(*FORMATS, "dot", "mermaid"))(graph)
 
 
 def balances(
@@ -36,7 +51,6 @@ def balances(
     """Replay the events and show the balances of some accounts or all."""
     _refuse_moments({"--as-of": as_of, "--recorded-as-of": recorded_as_of})
     from console.words import certificate_lines
-    from projections import BALANCE_COLUMNS
     from replay import balances as ask
 
     with run.ledger() as store, run.progress("replaying") as progress:
@@ -44,7 +58,7 @@ def balances(
     return Answer(
         verdict=found.verdict,
         fields={"watermark": found.watermark, "certificate": found.certificate},
-        table=found.rows.select(BALANCE_COLUMNS),
+        table=found.rows.select(_BALANCE_COLUMNS),
         table_name="accounts",
         summary=certificate_lines(found.certificate),
     )
@@ -75,8 +89,38 @@ def graph(
     *,
     transaction: Annotated[str, typer.Argument(metavar="TRANSACTION", help="The transaction's id.")],
 ) -> Answer:
-    """Show all transactions reachable through related ids, both ways; --format dot or mermaid draws them."""
-    raise NotImplementedError
+    """Show all transactions reachable through related ids, both ways.
+
+    --format dot or --format mermaid draws them.
+    """
+    from console.words import certificate_lines, count
+    from replay import graph as ask
+
+    with run.ledger() as store, run.progress("replaying") as progress:
+        found = ask(store, transaction, progress=progress)
+    missing = [f"missing: {name} is named as related and is no transaction here" for name in found.missing]
+    fields = {
+        "transactions": found.transactions,
+        "edges": found.edges,
+        "missing": found.missing,
+        "certificate": found.certificate,
+    }
+    return Answer(
+        verdict=found.verdict,
+        fields=fields,
+        table=_with_related(found.transactions, found.edges),
+        summary=certificate_lines(found.certificate),
+        notes=[*missing, f"{count(found.transactions.height, 'transaction')}, {count(found.edges.height, 'link')}"],
+        texts={"dot": found.to_dot() + "\n", "mermaid": found.to_mermaid() + "\n"},
+    )
+
+
+def _with_related(transactions: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
+    """One row a transaction, with the ids it names as related."""
+    import polars as pl
+
+    related = edges.group_by("transaction_id").agg(pl.col("related_transaction_id").sort().str.join(" "))
+    return transactions.join(related, on="transaction_id", how="left", maintain_order="left")
 
 
 def _refuse_moments(options: dict[str, str | None]) -> None:

@@ -2,10 +2,108 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
+
+from console.answer import Answer
+from console.run import Run, command
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from replay import Drift, Drifted
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
+    command(app, "drift")(drift)
+
+
+def drift(
+    run: Run,
+    *,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="URL", help="Compare a table of another database.")
+    ] = None,
+    table: Annotated[str | None, typer.Option("--table", metavar="NAME", help="The live table there.")] = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="Compare our own read model, even where accounts were imported.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show where each difference begins, and the evidence.")
+    ] = False,
+) -> Answer:
+    """Compare live account rows with a replay of the events at one position.
+
+    Live are the rows of `import accounts`, or without those our own read model.
+    """
+    from console.words import certificate_lines, first_few
+    from replay import drift as compare
+
+    with run.ledger() as store, run.progress("comparing") as progress:
+        rows = _foreign_rows(run, against, table)
+        live: pl.DataFrame | Literal["read_model"] | None = "read_model" if own else None
+        found = compare(store, live=live if rows is None else rows, progress=progress)
+    uncompared = [f"not compared: {account_id}" for account_id in found.uncompared]
+    return Answer(
+        verdict=found.verdict,
+        fields={
+            "compared": found.compared,
+            "drifted": found.drifted,
+            "accounts": found.accounts,
+            "suspected": found.suspected,
+            "uncompared": found.uncompared,
+            "live": found.live,
+            "certificate": found.certificate,
+        },
+        table=_differences(found.accounts, explain=explain),
+        summary=[*certificate_lines(found.certificate), "", _headline(found)],
+        notes=first_few(uncompared, "accounts"),
+        # What is uncompared hides no difference that was found.
+        also=["DRIFT"] if found.drifted else [],
+    )
+
+
+def _headline(found: Drift) -> str:
+    from console.words import count
+
+    sides = {"imported": "imported accounts rows", "read_model": "our own read model", "foreign": "the foreign table"}
+    return (
+        f"{found.verdict}: {count(found.compared, 'account')} compared with {sides[found.live]}, "
+        f"{found.drifted:,} differ"
+    )
+
+
+def _differences(entries: list[Drifted], *, explain: bool) -> pl.DataFrame:
+    import polars as pl
+
+    columns = ["account_id", "field", "live", "replayed", "difference", "class"]
+    if explain:
+        columns += ["first_event", "evidence"]
+    texts = {name: pl.Int64() if name == "difference" else pl.String() for name in columns}
+    rows = [
+        {
+            "account_id": each.account_id,
+            "field": each.field,
+            "live": None if each.live is None else str(each.live),
+            "replayed": None if each.replayed is None else str(each.replayed),
+            "difference": each.difference,
+            "class": each.cause,
+            "first_event": each.first_event,
+            "evidence": each.evidence,
+        }
+        for each in entries
+    ]
+    return pl.DataFrame([{name: row[name] for name in columns} for row in rows], schema=texts)
+
+
+def _foreign_rows(run: Run, url: str | None, table: str | None) -> pl.DataFrame | None:
+    if (url is None) != (table is None):
+        raise UsageError("--against and --table belong together", next_step="give both, or neither")
+    if url is None or table is None:
+        return None
+    raise NotImplementedError

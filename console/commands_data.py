@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from console.answer import Answer
 from console.run import Run, command
+from console.settings import FILE_NAME
+from console.words import count
 from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ledger.importing import ColumnProfile, Imported, Mapping, Source
 
 __all__ = ["register"]
 
@@ -17,6 +24,37 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
     command(app, "generate", is_rendered=False)(generate)
+    imports = typer.Typer(
+        no_args_is_help=True, help="Bring rows of another system, or exported events, into the ledger."
+    )
+    command(imports, "transactions")(import_transactions)
+    command(imports, "accounts")(import_accounts)
+    command(imports, "events")(import_events)
+    app.add_typer(imports, name="import")
+    exports = typer.Typer(no_args_is_help=True, help="Write what the ledger holds into a file.")
+    command(exports, "events", is_rendered=False)(export_events)
+    app.add_typer(exports, name="export")
+
+
+_File = Annotated[
+    str | None, typer.Argument(metavar="[FILE]", help="CSV, JSON Lines or Parquet by its ending; - is standard input.")
+]
+_InputFormat = Annotated[
+    str | None, typer.Option("--input-format", metavar="FORMAT", help="csv, jsonl or parquet, whatever the ending.")
+]
+_FromUrl = Annotated[
+    str | None, typer.Option("--from-url", metavar="URL", help="Read from another database, by SQLAlchemy URL.")
+]
+_Table = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The table there.")]
+_Query = Annotated[str | None, typer.Option("--query", metavar="SQL", help="A query there, instead of a table.")]
+_Map = Annotated[
+    Path | None, typer.Option("--map", metavar="FILE", help="TOML mapping (default: [import] of the configuration).")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do, with a profile of the columns.")]
+_Rejects = Annotated[
+    Path | None,
+    typer.Option("--rejects", metavar="FILE", help="Where bad rows go (default: reports/rejects-NAME.csv)."),
+]
 
 
 def generate(
@@ -47,3 +85,169 @@ def generate(
         fields={"files": made.files, "rows": counts, "seed": seed, "now": now},
         summary=[f"{made.files[name]}: {rows:,} rows" for name, rows in counts.items()],
     )
+
+
+def import_transactions(
+    run: Run,
+    *,
+    file: _File = None,
+    input_format: _InputFormat = None,
+    from_url: _FromUrl = None,
+    table: _Table = None,
+    query: _Query = None,
+    map: _Map = None,
+    dry_run: _DryRun = False,
+    rejects: _Rejects = None,
+) -> Answer:
+    """Turn rows of a transactions table into events; what is known already changes nothing."""
+    from ledger.importing import import_transactions as bring
+
+    source, name = _source(file, input_format, from_url, table, query)
+    with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
+        found = bring(
+            store,
+            source,
+            mapping=_mapping(run, map),
+            now=run.now,
+            dry_run=dry_run,
+            rejects=rejects or run.reports / f"rejects-{name}.csv",
+            progress=progress,
+        )
+    return _imported(run, found, dry_run=dry_run)
+
+
+def import_accounts(
+    run: Run,
+    *,
+    file: _File = None,
+    input_format: _InputFormat = None,
+    from_url: _FromUrl = None,
+    table: _Table = None,
+    query: _Query = None,
+    map: _Map = None,
+    as_opening_at: Annotated[
+        str | None,
+        typer.Option(
+            "--as-opening-at", metavar="TIME", help="Make opening balances of them, as events at this moment."
+        ),
+    ] = None,
+    dry_run: _DryRun = False,
+    rejects: _Rejects = None,
+) -> Answer:
+    """Keep rows of a live accounts table for `drift` to compare; they become no events."""
+    from ledger.importing import import_accounts as bring
+
+    source, name = _source(file, input_format, from_url, table, query)
+    with run.ledger(create=True) as store:
+        found = bring(
+            store,
+            source,
+            mapping=_mapping(run, map),
+            now=run.now,
+            as_opening_at=run.moment(as_opening_at, "--as-opening-at") if as_opening_at else None,
+            dry_run=dry_run,
+            rejects=rejects or run.reports / f"rejects-{name}.csv",
+        )
+    return _imported(run, found, dry_run=dry_run)
+
+
+def import_events(
+    run: Run,
+    *,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines of events, as `export events` writes them.")],
+    dry_run: _DryRun = False,
+    rejects: _Rejects = None,
+) -> Answer:
+    """Append exported events to the ledger, as they were; what is known already changes nothing."""
+    from ledger.importing import import_events as bring
+
+    with run.ledger(create=True) as store:
+        found = bring(store, file, rejects=rejects or run.reports / f"rejects-{_name(file)}.csv", dry_run=dry_run)
+    return _imported(run, found, dry_run=dry_run)
+
+
+def export_events(
+    run: Run, *, file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines; - is standard output.")]
+) -> Answer:
+    """Write every event in stream order as JSON Lines, the bytes that the topic would carry."""
+    from ledger.importing import export_events as write_events
+
+    with run.ledger() as store, run.progress("exporting") as progress:
+        events = write_events(store, file, progress)
+    return Answer(
+        verdict="OK", fields={"events": events, "file": file}, summary=[f"{count(events, 'event')} in {file}"]
+    )
+
+
+def _source(
+    file: str | None, format: str | None, url: str | None, table: str | None, query: str | None
+) -> tuple[Source, str]:
+    """Return what is to be read and a name for it, from the options that say so."""
+    from ledger.importing import FileSource, TableSource
+
+    if (file is None) == (url is None):
+        raise UsageError("say what to import", next_step="give a FILE, or --from-url with --table or --query")
+    if file is not None:
+        if table or query:
+            raise UsageError("--table and --query belong to --from-url", next_step="leave them away for a file")
+        return FileSource(file, format=format), _name(file)
+    if (table is None) == (query is None):
+        raise UsageError("--from-url needs --table or --query, and only one of them", next_step="name a table")
+    return TableSource(str(url), table=table, query=query), table or "query"
+
+
+def _imported(run: Run, found: Imported, *, dry_run: bool) -> Answer:
+    if found.naive_times:
+        zone = run.settings.timezone
+        run.warn(f"{count(found.naive_times, 'time')} without a zone, taken in {zone}")
+    if found.ignored_columns:
+        run.warn(f"columns that mean nothing here: {', '.join(found.ignored_columns)}")
+    did = "would be imported" if dry_run else "imported"
+    summary = [f"{count(found.imported, 'row')} {did}, {found.unchanged:,} unchanged, {found.rejected:,} rejected"]
+    if found.events:
+        summary.append(f"{count(found.events, 'event')} {'would be ' if dry_run else ''}appended")
+    notes = [f"the rejected rows, with line and reason: {found.rejects}"] if found.rejects else []
+    fields: dict[str, Any] = {
+        "imported": found.imported,
+        "unchanged": found.unchanged,
+        "rejected": found.rejected,
+        "rejects": str(found.rejects) if found.rejects else None,
+        "events": found.events,
+        "dry_run": dry_run,
+    }
+    table = None
+    if found.profile is not None:
+        fields["profile"] = found.profile
+        table = _profile(found.profile)
+    verdict = "REJECTS" if found.rejected else "OK"
+    return Answer(verdict=verdict, fields=fields, table=table, summary=summary, notes=notes)
+
+
+def _profile(columns: list[ColumnProfile]) -> pl.DataFrame:
+    import polars as pl
+
+    rows = [
+        {
+            "column": each.column,
+            "rows": each.rows,
+            "empty": each.empty,
+            "distinct": each.distinct,
+            "min": each.min,
+            "max": each.max,
+            "values": ", ".join(f"{value} {times:,}" for value, times in (each.values or {}).items()),
+        }
+        for each in columns
+    ]
+    return pl.DataFrame(rows)
+
+
+def _name(file: str) -> str:
+    return "stdin" if file == "-" else Path(file).stem
+
+
+def _mapping(run: Run, file: Path | None) -> Mapping:
+    from ledger.importing import load_mapping, mapping_of
+
+    if file is not None:
+        return load_mapping(file)
+    return mapping_of(run.settings.imports, where=str(run.options.config or run.data / FILE_NAME))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from console.answer import Answer
 from console.run import Run, command
+from schemas.errors import UsageError
 
 __all__ = ["register"]
 
@@ -28,7 +33,34 @@ def project(
     follow: Annotated[bool, typer.Option("--follow", help="Go on for ever, until Ctrl-C.")] = False,
 ) -> Answer:
     """Bring our own live read model to the newest event."""
-    raise NotImplementedError
+    from console.words import count, first_few
+    from consumers import project as bring_forward
+
+    stop = threading.Event()
+    with run.ledger() as store, _stopped_by_signals(stop, only_if=follow), run.progress("projecting") as progress:
+        found = bring_forward(store, follow=follow, should_stop=stop.is_set, progress=progress)
+    parked = [f"not certified: {account_id}; `rebuild` says why" for account_id in found.parked]
+    return Answer(
+        verdict=found.verdict,
+        fields={"position": found.position, "generation": found.generation, "parked": found.parked},
+        summary=[f"{found.verdict}: generation {found.generation} is live at position {found.position:,}"],
+        notes=first_few(parked, "accounts") + ([count(len(parked), "account") + " not certified"] if parked else []),
+    )
+
+
+@contextmanager
+def _stopped_by_signals(stop: threading.Event, *, only_if: bool) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end a follower after the batch in hand, with its answer."""
+    if not only_if:
+        yield
+        return
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def rebuild(
@@ -50,7 +82,6 @@ def rebuild(
     from console.words import certificate_lines
     from projections import RELATIONS, TRANSACTIONS
     from replay import rebuild as replay_all
-    from schemas.errors import UsageError
 
     if source != "store":
         raise UsageError(f"there is no source {source!r}", next_step="use --from store")

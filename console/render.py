@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -19,9 +20,10 @@ import msgspec
 import polars as pl
 
 from console.answer import Answer
+from schemas import format_time
 from schemas.errors import UsageError
 
-__all__ = ["ROWS_SHOWN_MAX", "document", "emit", "text"]
+__all__ = ["ROWS_SHOWN_MAX", "document", "emit", "form_of", "text"]
 
 ROWS_SHOWN_MAX = 40
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.6fZ"
@@ -31,34 +33,41 @@ ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".dot": "dot",
 def emit(answer: Answer, *, as_json: bool, format: str | None, output: Path | None) -> None:
     """Show an answer on stdout, or write it to `output` and its JSON document (`as_json`) to stdout.
 
-    The format is the one asked for, else what the ending of `output` says, else JSON or text. UsageError if the
-    answer has no such form or the file cannot be written.
+    UsageError if the answer has no such form or the file cannot be written.
     """
-    chosen = format or (ENDINGS.get(output.suffix.lower()) if output else None) or ("json" if as_json else "table")
+    chosen = form_of(format, output, as_json=as_json)
     if output is not None:
         _write_file(output, lambda file: _render(answer, chosen, file, is_terminal=False))
-        _say(answer, f"written to {output}")
+        sys.stderr.write(f"written to {output}\n")
         if as_json:
             _to_stdout(document(answer))
     elif as_json:
         _to_stdout(document(answer))
-    elif chosen == "parquet":
-        raise UsageError("Parquet does not go to a terminal or a pipe", next_step="name a file with --output")
     else:
         # Rows alone carry no verdict, so it goes to stderr beside them.
         if chosen == "csv":
-            _say(answer, f"verdict {answer.verdict}")
+            sys.stderr.write(f"verdict {answer.verdict}\n")
         buffer = BytesIO()
         _render(answer, chosen, buffer, is_terminal=sys.stdout.isatty())
         _to_stdout(buffer.getvalue())
 
 
+def form_of(format: str | None, output: Path | None, *, as_json: bool, formats: Sequence[str] = ()) -> str:
+    """Return the format that the options ask for; UsageError if it is none of `formats` or cannot be shown so."""
+    if format is not None and formats and format not in formats:
+        raise UsageError(f"there is no format {format!r} here", next_step=f"use one of {', '.join(formats)}")
+    if format == "parquet" and output is None:
+        raise UsageError("Parquet does not go to a terminal or a pipe", next_step="name a file with --output")
+    by_ending = ENDINGS.get(output.suffix.lower()) if output is not None else None
+    return format or by_ending or ("json" if as_json and output is None else "table")
+
+
 def document(answer: Answer) -> bytes:
     """Return the one JSON document of an answer, indented, with a newline at its end."""
     fields: dict[str, object] = {"verdict": answer.verdict, **answer.fields}
-    if answer.table is not None:
-        # Polars writes the rows, which is many times faster than a dictionary a row.
-        fields[answer.table_name] = msgspec.Raw(_times_as_text(answer.table).write_json().encode())
+    if answer.table is not None and answer.table_name is not None:
+        fields[answer.table_name] = answer.table
+    fields = {name: _json_value(value) for name, value in fields.items()}
     return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
 
@@ -70,6 +79,13 @@ def text(answer: Answer, *, is_terminal: bool = False, rows_max: int = ROWS_SHOW
     if answer.notes:
         blocks.append("\n".join(answer.notes))
     return "\n\n".join(blocks) + "\n"
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, pl.DataFrame):
+        # Polars writes the rows, which is many times faster than a dictionary a row.
+        return msgspec.Raw(_times_as_text(value).write_json().encode())
+    return format_time(value) if isinstance(value, datetime) else value
 
 
 def _render(answer: Answer, format: str, file: BinaryIO, *, is_terminal: bool) -> None:
@@ -86,7 +102,7 @@ def _render(answer: Answer, format: str, file: BinaryIO, *, is_terminal: bool) -
     elif format == "parquet":
         answer.table.write_parquet(file)
     else:
-        raise UsageError(f"this answer has no {format} form", next_step="use table, csv, json or parquet")
+        raise UsageError(f"this answer has no {format} form", next_step="use table, csv or json")
 
 
 def _table(frame: pl.DataFrame, *, is_terminal: bool, rows_max: int) -> str:
@@ -106,6 +122,8 @@ def _cells(frame: pl.DataFrame) -> list[list[str]]:
 def _cell(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     # Control characters in somebody's id must neither move the cursor nor break a row.
     words = str(value)
     return words if words.isprintable() else words.encode("unicode_escape").decode()
@@ -183,8 +201,3 @@ def _to_stdout(data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-
-
-def _say(answer: Answer, words: str) -> None:
-    del answer
-    sys.stderr.write(f"{words}\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from console.answer import Answer
     from ledger.store import Store
 
-__all__ = ["DEFAULT_DATA", "Everywhere", "Progress", "Run", "command", "everywhere"]
+__all__ = ["DEFAULT_DATA", "FORMATS", "Everywhere", "Progress", "Run", "command", "everywhere"]
 
+FORMATS = ("table", "csv", "json", "parquet")
 DEFAULT_DATA = Path("ledger-data")
 PANEL = "Everywhere"
 
@@ -175,17 +176,19 @@ def everywhere(ctx: typer.Context, values: dict[str, Any]) -> Everywhere:
 
 
 def command(
-    app: typer.Typer, name: str, *, is_rendered: bool = True
+    app: typer.Typer, name: str, *, is_rendered: bool = True, formats: Sequence[str] = FORMATS
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Return a decorator that makes a function of (run, ...) a command; its docstring is the help.
 
-    With `is_rendered` false the command's --output is its own business and only words or JSON are shown.
+    `formats` are those that --format takes. With `is_rendered` false the command's --output is its own business
+    and only words or JSON are shown.
     """
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
         def invoke(ctx: typer.Context, **values: Any) -> None:
             given = {option.name: values.pop(option.name) for option in fields(Everywhere)}
             run = Run(options=everywhere(ctx, given))
+            _check(run.options, formats if is_rendered else ("table", "json"))
             answer = function(run, **values)
             _show(answer, run.options, is_rendered=is_rendered)
             raise typer.Exit(answer.exit_status)
@@ -214,6 +217,14 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     ]
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     return inspect.Signature([context, *own, *everywhere_parameters()])
+
+
+def _check(options: Everywhere, formats: Sequence[str]) -> None:
+    """Say what cannot be shown before any work is done for it."""
+    if options.format is not None:
+        from console.render import form_of
+
+        form_of(options.format, options.output, as_json=bool(options.as_json), formats=formats)
 
 
 def _show(answer: Answer, options: Everywhere, *, is_rendered: bool) -> None:

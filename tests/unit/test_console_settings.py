@@ -1,0 +1,71 @@
+"""Configuration and moments: what is wrong is named with its key, file or option."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from console.moments import parse_moment
+from console.settings import FILE_NAME, load_settings
+from schemas.errors import ConfigurationError, UsageError
+
+
+def test_no_file_means_defaults(tmp_path: Path) -> None:
+    """A data folder without a file, or that is not there yet, has the defaults."""
+    assert load_settings(tmp_path, None).store is None
+    assert load_settings(tmp_path / "not yet", None).timezone == "UTC"
+
+
+def test_file_in_the_data_folder(tmp_path: Path) -> None:
+    """The data folder's own file is read."""
+    (tmp_path / FILE_NAME).write_text('store = "sqlite:///x.db"\n[import]\ntimezone = "Europe/Berlin"\n')
+    settings = load_settings(tmp_path, None)
+    assert (settings.store, settings.timezone) == ("sqlite:///x.db", "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [("stroe = 'x'", "stroe"), ("store = 5", "store"), ("[import", "configuration"), ("import = 3", "import")],
+)
+def test_wrong_file_names_key_and_file(tmp_path: Path, content: str, named: str) -> None:
+    """An unknown key, a wrong type and broken TOML each name what is wrong and where."""
+    path = tmp_path / "my.toml"
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match=named) as caught:
+        load_settings(tmp_path, path)
+    assert str(path) in str(caught.value)
+
+
+def test_named_file_must_exist(tmp_path: Path) -> None:
+    """A file that --config names and that is missing is an error, not the defaults."""
+    with pytest.raises(ConfigurationError, match=r"gone\.toml"):
+        load_settings(tmp_path, tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize(
+    ("words", "moment"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T09:30:00Z", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
+        ("2026-01-31T09:30:00.000001+02:00", datetime(2026, 1, 31, 7, 30, 0, 1, tzinfo=UTC)),
+        ("2026-07-31T09:30", datetime(2026, 7, 31, 7, 30, tzinfo=UTC)),
+    ],
+)
+def test_moments(words: str, moment: datetime) -> None:
+    """A date is its UTC midnight whatever the zone; a time without a zone is taken in the zone."""
+    assert parse_moment(words, zone="Europe/Berlin") == moment
+
+
+@pytest.mark.parametrize("words", ["", "tomorrow", "2026-13-01", "2026-01-31T25:00", "0001-01-01T00:00:00+23:59"])
+def test_no_moment(words: str) -> None:
+    """What is no moment names the option and shows how to write one."""
+    with pytest.raises(UsageError, match="--until"):
+        parse_moment(words, option="--until")
+
+
+def test_unknown_zone() -> None:
+    """A time zone that does not exist is a configuration error."""
+    with pytest.raises(ConfigurationError, match="Mars"):
+        parse_moment("2026-01-31T09:30", zone="Mars/Olympus")
