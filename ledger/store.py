@@ -27,7 +27,7 @@ from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
 from schemas import RAW_SCHEMA, format_time
 from schemas.errors import ConfigurationError, StoreError
 
-__all__ = ["GENESIS", "Store", "chain"]
+__all__ = ["GENESIS", "Store", "chain", "chains"]
 
 GENESIS = bytes(32)
 BATCH_EVENTS = 100_000
@@ -37,6 +37,11 @@ ACCOUNTS_PER_QUERY = 500
 def chain(previous: bytes, state: bytes) -> bytes:
     """Return the hash chain after an event, given the chain before it and the event's wire bytes."""
     return blake2b(previous + state, digest_size=32).digest()
+
+
+def chains(previous: list[bytes], states: list[bytes]) -> list[bytes]:
+    """Return `chain` of many pairs, inlined since a call each would cost half as much again."""
+    return [blake2b(before + state, digest_size=32).digest() for before, state in zip(previous, states, strict=True)]
 
 
 class Store:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import msgspec
 import polars as pl
 
-from ledger.store import GENESIS, chain
+from ledger.store import GENESIS, chains
 from schemas import PoisonEvent
 
 __all__ = ["LAST_SCHEMA", "Gate", "Parked"]
@@ -128,8 +128,8 @@ class Gate:
         if chained.is_empty():
             return pl.DataFrame(schema={"account_id": pl.String(), "broken_at": pl.Int64()})
         states = events["state"].gather(chained["row"])
-        actual = [chain(previous, state) for previous, state in zip(chained["previous"], states, strict=True)]
-        broken = chained.filter(chained["chain"] != pl.Series(actual, dtype=pl.Binary()))
+        actual = pl.Series(chains(chained["previous"].to_list(), states.to_list()), dtype=pl.Binary())
+        broken = chained.filter(chained["chain"] != actual)
         first = broken.group_by("account_id").agg(broken_at=pl.col("version").min(), at=pl.col("position").min())
         for account_id, version, position in first.sort("at").iter_rows():
             reason = "the stored bytes are not those that were appended (hash chain)"
