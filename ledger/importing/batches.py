@@ -1,0 +1,48 @@
+"""What every reader yields: rows as columns of text, and the rows that could not be read as such."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+
+from ledger.importing.rejects import REJECT_SCHEMA
+
+__all__ = ["LINE", "Batch", "bad_rows"]
+
+#: The column of line numbers; no column of a file can have this name, since readers refuse it.
+LINE = "line"
+
+
+class Batch(NamedTuple):
+    """A batch of rows.
+
+    `rows`: `line` Int64 and one String column for each of the input's; an absent value is null or "".
+    `bad`: rows as the rejects file has them (`REJECT_SCHEMA`), for which not even that was possible.
+    """
+
+    rows: pl.DataFrame
+    bad: pl.DataFrame
+
+
+def bad_rows(rows: Sequence[tuple[int, str, object]]) -> pl.DataFrame:
+    """Return (line, reason, whatever was read of the row) as rejects."""
+    table = [(line, reason, None, None, _json(row)) for line, reason, row in rows]
+    return pl.DataFrame(table, schema=REJECT_SCHEMA, orient="row")
+
+
+def _json(row: object) -> str:
+    # Bytes that were no UTF-8 travel as lone surrogates, which JSON does not take: they are shown as \\udcXX.
+    if isinstance(row, str):
+        row = _printable(row)
+    elif isinstance(row, list):
+        row = [_printable(value) for value in row]
+    elif isinstance(row, dict):
+        row = {_printable(key): _printable(value) for key, value in row.items()}
+    return msgspec.json.encode(row).decode()
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

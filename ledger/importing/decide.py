@@ -1,0 +1,201 @@
+"""What each row means to the ledger: a new record, a change of status, nothing new, or a conflict.
+
+Rows about transactions that nobody else mentions are decided in columns. Only rows whose transaction is known with
+other content, or comes several times in the file, are decided one by one, in the order of the file.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import polars as pl
+
+from ledger.importing.batches import LINE
+from ledger.importing.rejects import REJECT_SCHEMA, row_json
+from ledger.importing.rows import ROW_SCHEMA
+from ledger.importing.wire import NEW_EVENT_COLUMNS, at
+from ledger.rules import is_legal
+from schemas.columns import UTC_MICROSECONDS
+from schemas.events import TransactionRecorded, TransactionStatusChanged
+
+__all__ = ["Decided", "decide"]
+
+_RECORDED = str(TransactionRecorded.__struct_config__.tag)
+_CHANGED = str(TransactionStatusChanged.__struct_config__.tag)
+_CONTENT = ["related_transaction_id", "business_code", "order_id", "metadata"]
+_KEY = ["account_id", "transaction_id", "status", "type", "amount", *_CONTENT]
+#: What a row becomes: `from_status` null for a record, and the moment that orders it among its account's events.
+_NEW = {LINE: pl.Int64(), "from_status": pl.String(), "order_at": UTC_MICROSECONDS}
+
+
+class Decided(NamedTuple):
+    """`events` (`account_id` and `NEW_EVENT_COLUMNS`, in order), rejects, and how many rows say nothing new."""
+
+    events: pl.DataFrame
+    rejects: pl.DataFrame
+    unchanged: int
+
+
+def decide(
+    rows: pl.DataFrame, known: pl.DataFrame, *, owners: pl.DataFrame, broken: pl.DataFrame, now: datetime
+) -> Decided:
+    """Decide the rows (`ROW_SCHEMA`) of some accounts.
+
+    `known`: every known event of the rows' transactions in these accounts (`known.KNOWN_SCHEMA`). `owners`:
+    `transaction_id`, `owner` where that is perhaps not the row's account. `broken`: `account_id`, `problem`.
+    """
+    judged = rows.join(broken, on="account_id", how="left", maintain_order="left").join(
+        owners, on="transaction_id", how="left", maintain_order="left"
+    )
+    reason = (
+        pl.when(pl.col("problem").is_not_null())
+        .then(pl.format("the stream of account '{}' cannot be continued: {}", "account_id", "problem"))
+        .when(pl.col("owner") != pl.col("account_id"))
+        .then(pl.format("conflicting duplicate: the transaction belongs to account '{}'", "owner"))
+    )
+    column = pl.when(pl.col("problem").is_not_null()).then(pl.lit("account_id")).otherwise(pl.lit("transaction_id"))
+    judged = judged.with_columns(reason=reason, column=column).drop("problem", "owner")
+    refused = judged.filter(pl.col("reason").is_not_null())
+    rest = judged.filter(pl.col("reason").is_null()).drop("reason", "column")
+    left = _without_repeats(rest, known)
+    contested = left["transaction_id"].is_duplicated() | left["transaction_id"].is_in(known["transaction_id"].unique().implode())
+    fresh = left.filter(~contested).select(LINE, pl.lit(None, pl.String).alias("from_status"), order_at="created_at")
+    new, conflicts, repeats = _one_by_one(left.filter(contested).sort(LINE), known)
+    rejects = pl.concat([_rejects(refused), _rejects(conflicts)])
+    events = _events(left, pl.concat([fresh, new]), now)
+    return Decided(events, rejects, rest.height - left.height + repeats)
+
+
+def _without_repeats(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows less those that say what an event of the store has said."""
+    if known.is_empty():
+        return rows
+    records, changes = known.filter("is_record"), known.filter(~pl.col("is_record"))
+    first = records.unique("transaction_id", keep="first", maintain_order=True)
+    # A foreign table has only the content of now beside the status of now, so a row may repeat the first content.
+    carried = first.drop("status").join(changes.select("transaction_id", "status"), on="transaction_id")
+    left = rows
+    for said, by in ((records, [*_KEY, "created_at"]), (carried, [*_KEY, "created_at"]), (changes, _KEY)):
+        left = left.join(said.select(by), on=by, how="anti", nulls_equal=True, maintain_order="left")
+    return left
+
+
+class _History:
+    """What is known of one transaction while its rows are decided in the order of the file."""
+
+    __slots__ = ("amount", "first", "order_at", "said", "status", "type")
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.type, self.amount = row["type"], row["amount"]
+        self.first = (row["created_at"], *_content(row))
+        self.said: dict[str, list[tuple[Any, ...]]] = {}
+        self.order_at: datetime | None = None
+        self.status = ""
+
+    def enter(self, status: str, content: tuple[Any, ...]) -> None:
+        self.said.setdefault(status, []).append(content)
+        self.status = status
+
+    def has_said(self, row: dict[str, Any], content: tuple[Any, ...]) -> bool:
+        same = (self.type, self.amount) == (row["type"], row["amount"])
+        contents = self.said.get(row["status"])
+        if not same or contents is None:
+            return False
+        # A change of status carries content but not the moment of creation.
+        return (row["created_at"], *content) in (self.first, *contents) or content in contents
+
+
+def _one_by_one(rows: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    new: list[tuple[int, str | None, datetime]] = []
+    reasons: list[tuple[int, str, str]] = []
+    repeats = 0
+    histories = _histories(known.join(rows.select("transaction_id"), on="transaction_id", how="semi").sort("position"))
+    for row in rows.iter_rows(named=True):
+        content = _content(row)
+        history = histories.get(row["transaction_id"])
+        if history is None:
+            history = histories[row["transaction_id"]] = _History(row)
+            history.order_at = row["created_at"]
+            history.enter(row["status"], history.first)
+            new.append((row[LINE], None, row["created_at"]))
+        elif history.has_said(row, content):
+            repeats += 1
+        elif (difference := _difference(history, row)) is not None:
+            reasons.append((row[LINE], *difference))
+        else:
+            # A change never stands before the record that it changes.
+            order_at = max(row["created_at"], history.order_at or row["created_at"])
+            new.append((row[LINE], history.status, order_at))
+            history.order_at = order_at
+            history.enter(row["status"], content)
+    schema = {LINE: pl.Int64(), "column": pl.String(), "reason": pl.String()}
+    conflicts = rows.join(pl.DataFrame(reasons, schema=schema, orient="row"), on=LINE, how="inner")
+    return pl.DataFrame(new, schema=_NEW, orient="row"), conflicts, repeats
+
+
+def _histories(known: pl.DataFrame) -> dict[str, _History]:
+    histories: dict[str, _History] = {}
+    for row in known.iter_rows(named=True):
+        history = histories.get(row["transaction_id"])
+        if history is None:
+            history = histories[row["transaction_id"]] = _History(row)
+        content = _content(row)
+        history.enter(row["status"], (row["created_at"], *content) if row["is_record"] else content)
+    return histories
+
+
+def _difference(history: _History, row: dict[str, Any]) -> tuple[str, str] | None:
+    """Return (column, reason) of what keeps the row from being the transaction's next status, None if nothing does."""
+    for column, before in (("type", history.type), ("amount", history.amount)):
+        if row[column] != before:
+            return column, f"conflicting duplicate: the transaction is known with {column} {before}, not {row[column]}"
+    if row["status"] in history.said:
+        names = ["created_at", *_CONTENT]
+        differing = [
+            name for name, old, new in zip(names, history.first, (row["created_at"], *_content(row)), strict=True) if old != new
+        ]
+        return differing[0] if differing else "status", (
+            f"conflicting duplicate: the transaction is known as {row['status']} with another {' and '.join(differing)}"
+        )
+    if not is_legal(history.status, row["status"]):
+        return "status", (
+            f"conflicting duplicate: the transaction is {history.status}, which cannot become {row['status']}"
+        )
+    return None
+
+
+def _content(row: dict[str, Any]) -> tuple[Any, ...]:
+    metadata = row["metadata"]
+    # The same object may be written in several ways; as text only the most common case is equal.
+    return (
+        row["related_transaction_id"],
+        row["business_code"],
+        row["order_id"],
+        None if metadata is None else msgspec.json.decode(metadata),
+    )
+
+
+def _rejects(rows: pl.DataFrame) -> pl.DataFrame:
+    if rows.is_empty():
+        return pl.DataFrame(schema=REJECT_SCHEMA)
+    names = [name for name in ROW_SCHEMA if name != LINE]
+    texts = rows.with_columns(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") for name in _time_columns())
+    return rows.with_columns(row=texts.select(row_json(names)).to_series()).select(REJECT_SCHEMA.names())
+
+
+def _time_columns() -> list[str]:
+    return [name for name, kind in ROW_SCHEMA.items() if kind == UTC_MICROSECONDS]
+
+
+def _events(rows: pl.DataFrame, new: pl.DataFrame, now: datetime) -> pl.DataFrame:
+    joined = rows.join(new, on=LINE, how="inner").sort("account_id", "order_at", LINE)
+    is_change = pl.col("from_status").is_not_null()
+    return joined.with_columns(
+        event=pl.when(is_change).then(pl.lit(_CHANGED)).otherwise(pl.lit(_RECORDED)),
+        effective_at=pl.when(is_change).then(pl.col("updated_at").fill_null(at(now))).otherwise("created_at"),
+        recorded_at=pl.col("recorded_at").fill_null(at(now)),
+        to_status="status",
+        reason=pl.lit(None, pl.String),
+    ).select("account_id", *NEW_EVENT_COLUMNS)

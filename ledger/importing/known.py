@@ -1,0 +1,191 @@
+"""What the ledger already knows about the transactions and accounts of a file.
+
+One pass over the store keeps only what the file is about, on disk: the events of its transactions, by account.
+In memory stay the heads of its accounts, and the few transactions that the ledger knows in another account.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import polars as pl
+from sqlalchemy import Connection
+
+from ledger.importing.result import Progress
+from ledger.importing.staging import Group, Spill, bucket_of
+from ledger.store import Store
+from schemas import Decoded, decode_batch
+from schemas.columns import RAW_SCHEMA, UTC_MICROSECONDS
+from schemas.events import TransactionRecorded
+
+__all__ = ["KNOWN_SCHEMA", "Known", "id_hash"]
+
+#: One event of a known transaction; `status` is the one it went to, `created_at` the moment it is effective.
+KNOWN_SCHEMA = pl.Schema(
+    {
+        "position": pl.Int64(),
+        "account_id": pl.String(),
+        "transaction_id": pl.String(),
+        "is_record": pl.Boolean(),
+        "type": pl.String(),
+        "status": pl.String(),
+        "amount": pl.Int64(),
+        "related_transaction_id": pl.String(),
+        "business_code": pl.String(),
+        "order_id": pl.String(),
+        "metadata": pl.String(),
+        "created_at": UTC_MICROSECONDS,
+    }
+)
+_DETAILS = ("related_transaction_id", "business_code", "order_id", "metadata")
+_RECORDED = str(TransactionRecorded.__struct_config__.tag)
+_HEADS = {name: RAW_SCHEMA[name] for name in ("account_id", "version", "chain")}
+
+
+class _Raw(msgspec.Struct):
+    metadata: msgspec.Raw = msgspec.Raw(b"null")
+
+
+def id_hash(column: str) -> pl.Expr:
+    """A column of ids as 64-bit hashes: what is kept in memory of every row of a file."""
+    return pl.col(column).hash(0)
+
+
+class Known:
+    """What the store holds about a file, as of `position`.
+
+    `pairs`: `transaction_hash` and `account_hash` (UInt64) of every row of the file. `accounts`: `account_id`,
+    each of the file's once. `heads`: `account_id`, `version`, `chain`. `broken`: `account_id`, `problem` of those
+    whose stream cannot be continued. `owners`: `transaction_id`, `owner` of those that are known in an account
+    other than the file says.
+    """
+
+    def __init__(self, folder: Path | str, pairs: pl.DataFrame, accounts: pl.DataFrame) -> None:
+        self.position = 0
+        self.heads = pl.DataFrame(schema=_HEADS)
+        self.broken = pl.DataFrame(schema={"account_id": pl.String(), "problem": pl.String()})
+        self.owners = pl.DataFrame(schema={"transaction_id": pl.String(), "owner": pl.String()})
+        self._pairs = pairs
+        self._hashes = pairs.select("transaction_hash").unique()
+        # A transaction that the file has in two accounts is known in another one for at least one of them.
+        self._spread = (
+            pairs.unique()
+            .filter(pl.col("transaction_hash").is_duplicated())
+            .select("transaction_hash")
+            .unique()
+        )
+        self._accounts = accounts
+        self._spill = Spill(folder, "known")
+        self._tail: list[pl.DataFrame] = []
+
+    def read(self, store: Store, connection: Connection, progress: Progress | None = None) -> None:
+        """Read the whole store in one snapshot."""
+        del progress
+        head = store.head(connection)
+        self.heads = self._of_file(store.heads(connection))
+        ends: list[pl.DataFrame] = []
+        for raw in store.read(connection, until=head) if head else ():
+            decoded = decode_batch(raw, _DETAILS)
+            self._note_poison(decoded)
+            self._spill.add(self._of_transactions(decoded.events))
+            ends.append(_ends(self._of_file(raw)))
+        self.position = head
+        self._check_heads(pl.concat(ends) if ends else _ends(pl.DataFrame(schema=RAW_SCHEMA)))
+
+    def catch_up(self, store: Store, connection: Connection) -> None:
+        """Read what others appended since; the caller holds the append lock."""
+        head = store.head(connection)
+        if head == self.position:
+            return
+        for raw in store.read(connection, after=self.position, until=head):
+            decoded = decode_batch(raw, _DETAILS)
+            self._note_poison(decoded)
+            self._tail.append(self._of_transactions(decoded.events))
+        self.heads = self._of_file(store.heads(connection))
+        self.position = head
+
+    def appended(self, store: Store, connection: Connection) -> None:
+        """Take our own appends of this transaction as read."""
+        self.position = store.head(connection)
+
+    def events(self, group: Group) -> pl.DataFrame:
+        """Return the known events of the file's transactions in a group's accounts, in position order."""
+        inside = bucket_of().is_between(group.first, group.last)
+        staged = self._spill.read(group)
+        frames = [] if staged is None else [staged]
+        frames += [tail.filter(inside) for tail in self._tail]
+        return pl.concat(frames).sort("position") if frames else pl.DataFrame(schema=KNOWN_SCHEMA)
+
+    def _of_file(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows.join(self._accounts, on="account_id", how="semi")
+
+    def _of_transactions(self, events: pl.DataFrame) -> pl.DataFrame:
+        keyed = events.filter(pl.col("transaction_id").is_not_null()).with_columns(
+            transaction_hash=id_hash("transaction_id"), account_hash=id_hash("account_id")
+        )
+        ours = keyed.join(self._hashes, on="transaction_hash", how="semi", maintain_order="left")
+        if ours.is_empty():
+            return pl.DataFrame(schema=KNOWN_SCHEMA)
+        self._note_owners(ours)
+        return ours.with_columns(
+            metadata=_exact_metadata(ours),
+            is_record=pl.col("event") == _RECORDED,
+            status="to_status",
+            created_at="effective_at",
+        ).select(KNOWN_SCHEMA.names())
+
+    def _note_owners(self, ours: pl.DataFrame) -> None:
+        elsewhere = ours.join(self._pairs, on=["transaction_hash", "account_hash"], how="anti")
+        spread = ours.join(self._spread, on="transaction_hash", how="semi")
+        found = pl.concat([elsewhere, spread]).select("transaction_id", owner="account_id", position="position")
+        owners = pl.concat([self.owners, found.sort("position").drop("position")])
+        self.owners = owners.unique("transaction_id", keep="first", maintain_order=True)
+
+    def _note_poison(self, decoded: Decoded) -> None:
+        if decoded.poison:
+            found = pl.DataFrame(
+                [(poison.account_id, f"event at position {poison.position} is unreadable") for poison in decoded.poison],
+                schema=self.broken.schema,
+                orient="row",
+            )
+            self._note_broken(found)
+
+    def _note_broken(self, found: pl.DataFrame) -> None:
+        broken = pl.concat([self.broken, self._of_file(found.filter(pl.col("account_id").is_not_null()))])
+        self.broken = broken.unique("account_id", keep="first", maintain_order=True)
+
+    def _check_heads(self, ends: pl.DataFrame) -> None:
+        last = ends.sort("version").group_by("account_id").agg(pl.col("events").sum(), pl.col("version", "chain").last())
+        both = last.join(self.heads, on="account_id", how="full", coalesce=True, suffix="_head")
+        problem = (
+            pl.when(pl.col("version_head").is_null())
+            .then(pl.lit("it has events but no head"))
+            .when(pl.col("version").is_null())
+            .then(pl.lit("it has a head but no events"))
+            .when(pl.col("version") != pl.col("version_head"))
+            .then(pl.format("its last event has version {}, its head says {}", "version", "version_head"))
+            .when(pl.col("events") != pl.col("version"))
+            .then(pl.format("it has {} events up to version {}", "events", "version"))
+            .when(pl.col("chain") != pl.col("chain_head"))
+            .then(pl.lit("the hash chain of its last event is not its head's"))
+        )
+        checked = both.select("account_id", problem=problem)
+        self._note_broken(checked.filter(pl.col("problem").is_not_null()))
+
+
+def _ends(raw: pl.DataFrame) -> pl.DataFrame:
+    return raw.sort("version").group_by("account_id").agg(
+        events=pl.len().cast(pl.Int64), version=pl.col("version").last(), chain=pl.col("chain").last()
+    )
+
+
+def _exact_metadata(events: pl.DataFrame) -> pl.Series:
+    """Return metadata as compact JSON from the wire bytes; the bulk decoder writes numbers and texts in its own way."""
+    decoder = msgspec.json.Decoder(_Raw)
+    exact: list[str | None] = []
+    for text, state in events.select("metadata", "state").iter_rows():
+        # The format of a text is a text, of bytes it is bytes.
+        raw = None if text is None else bytes(decoder.decode(state).metadata)
+        exact.append(None if raw is None else msgspec.json.format(raw, indent=-1).decode())
+    return pl.Series(exact, dtype=pl.String)

@@ -1,0 +1,187 @@
+"""Import of transactions: legacy rows become events in the tables that the event store uses.
+
+Pass 1 reads, checks and stages the rows on disk, by account. One pass over the store finds what the ledger already
+knows about them. Pass 2 takes a bounded group of accounts at a time: it decides what each row means and appends its
+events in one transaction under the append lock. An account's rows go in whole or not at all, and a row that has gone
+in is known from then on, so an import that was killed anywhere is finished by the same command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from ledger.importing.batches import LINE
+from ledger.importing.decide import Decided, decide
+from ledger.importing.known import Known, id_hash
+from ledger.importing.mapping import Mapping
+from ledger.importing.profile import Profiler
+from ledger.importing.rejects import Rejects
+from ledger.importing.result import Imported, Progress
+from ledger.importing.rows import OPTIONAL, REQUIRED, check_transactions
+from ledger.importing.sources import Source
+from ledger.importing.staging import Group, Spill, folder_for_staging
+from ledger.importing.wire import numbered, stored_rows
+from ledger.store import Store
+from schemas.errors import UsageError
+
+__all__ = ["import_transactions"]
+
+
+def import_transactions(
+    store: Store,
+    source: Source,
+    *,
+    mapping: Mapping | None = None,
+    now: datetime,
+    dry_run: bool = False,
+    rejects: Path,
+    progress: Progress | None = None,
+) -> Imported:
+    """Import transaction rows; good rows go in, bad ones go to the `rejects` file with line and reason.
+
+    `now` is the moment of everything that the rows do not date. With `dry_run` nothing is appended and the result
+    has a profile of the columns. `progress` is called while reading (total None) and while appending.
+
+    Raises:
+        UsageError: the input is unreadable or empty, or lacks a column that every transaction has.
+    """
+    with folder_for_staging() as folder, Rejects(rejects) as refused:
+        staged = _stage(source, mapping or Mapping(), refused, Spill(folder, "rows"), Profiler(dry_run), progress)
+        known = Known(folder, staged.pairs(), staged.accounts)
+        with store.snapshot() as connection:
+            known.read(store, connection)
+        total = _Total(staged.spill.rows)
+        owners = _owners_in_file(staged, known.broken)
+        for group in staged.spill.groups():
+            if dry_run:
+                decided = _decide(group, staged, known, owners, now)
+                total.add(decided, numbered(decided.events, known.heads).height)
+            else:
+                with store.appending() as connection:
+                    known.catch_up(store, connection)
+                    decided = _decide(group, staged, known, owners, now)
+                    new = stored_rows(decided.events, known.heads)
+                    if new.height:
+                        store.append_rows(connection, new)
+                        known.appended(store, connection)
+                total.add(decided, new.height)
+            refused.add(decided.rejects)
+            if progress is not None:
+                progress(total.done, total.rows)
+    return Imported(
+        imported=total.imported,
+        unchanged=total.unchanged,
+        rejected=refused.count,
+        rejects=refused.file,
+        events=total.events,
+        profile=staged.profiler.profile() if dry_run else None,
+        ignored_columns=sorted(staged.ignored),
+        naive_times=staged.naive_times,
+    )
+
+
+@dataclass
+class _Total:
+    """Counts over the groups so far."""
+
+    rows: int
+    done: int = 0
+    imported: int = 0
+    unchanged: int = 0
+    events: int = 0
+
+    def add(self, decided: Decided, event_count: int) -> None:
+        self.imported += decided.events.height
+        self.unchanged += decided.unchanged
+        self.done += decided.events.height + decided.unchanged + decided.rejects.height
+        self.events += event_count
+
+
+@dataclass
+class _Staged:
+    """What pass 1 leaves: the rows on disk, and in memory 16 bytes a row and the account ids."""
+
+    spill: Spill
+    profiler: Profiler
+    keys: list[pl.DataFrame] = field(default_factory=list)
+    accounts: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"account_id": pl.String()}))
+    ignored: set[str] = field(default_factory=set)
+    naive_times: int = 0
+
+    def add(self, good: pl.DataFrame) -> None:
+        self.spill.add(good)
+        self.keys.append(
+            good.select(transaction_hash=id_hash("transaction_id"), account_hash=id_hash("account_id"))
+        )
+        self.accounts = pl.concat([self.accounts, good.select("account_id")]).unique()
+
+    def pairs(self) -> pl.DataFrame:
+        schema = {"transaction_hash": pl.UInt64(), "account_hash": pl.UInt64()}
+        return pl.concat([pl.DataFrame(schema=schema), *self.keys])
+
+
+def _stage(
+    source: Source, mapping: Mapping, refused: Rejects, spill: Spill, profiler: Profiler, progress: Progress | None
+) -> _Staged:
+    staged = _Staged(spill, profiler)
+    names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
+    read = 0
+    for index, batch in enumerate(source.batches(delimiter=mapping.delimiter)):
+        if index == 0 and source.has_header:
+            require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
+        staged.ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
+        refused.add(batch.bad)
+        staged.profiler.add(batch.rows)
+        if batch.rows.height:
+            checked = check_transactions(batch.rows, mapping)
+            refused.add(checked.rejects)
+            staged.add(checked.good)
+            staged.naive_times += checked.naive_times
+        read += batch.rows.height + batch.bad.height
+        if progress is not None:
+            progress(read, None)
+    return staged
+
+
+def require_columns(present: list[str], required: tuple[str, ...], mapping: Mapping, where: str) -> None:
+    """Raise UsageError if the input lacks a column that every row must have, or that the mapping names."""
+    wanted = [mapping.source_name(column) for column in required if not (column == "type" and mapping.signed_amounts)]
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        found = ", ".join(name for name in present if name != LINE)
+        raise UsageError(
+            f"column {missing[0]!r} is missing; there are {found}",
+            where=where,
+            next_step="map its name under [import.columns], and check the delimiter",
+        )
+
+
+def _owners_in_file(staged: _Staged, broken: pl.DataFrame) -> pl.DataFrame:
+    """Return `transaction_id`, `owner` for the transactions that the file has in several accounts: the first row's."""
+    schema = {"transaction_id": pl.String(), "owner": pl.String()}
+    pairs = staged.pairs().unique()
+    spread = pairs.filter(pl.col("transaction_hash").is_duplicated())["transaction_hash"].unique()
+    if spread.is_empty():
+        return pl.DataFrame(schema=schema)
+    rows = (
+        staged.spill.scan()
+        .filter(id_hash("transaction_id").is_in(spread.implode()))
+        .join(broken.lazy(), on="account_id", how="anti")
+        .sort(LINE)
+        .select("transaction_id", owner="account_id")
+        .collect()
+    )
+    return rows.unique("transaction_id", keep="first", maintain_order=True)
+
+
+def _decide(group: Group, staged: _Staged, known: Known, owners: pl.DataFrame, now: datetime) -> Decided:
+    rows = staged.spill.read(group)
+    if rows is None:
+        raise AssertionError("a group has rows")
+    # What the ledger says about a transaction's account is stronger than what the file says first.
+    strongest = pl.concat([known.owners, owners]).unique("transaction_id", keep="first", maintain_order=True)
+    return decide(rows, known.events(group), owners=strongest, broken=known.broken, now=now)

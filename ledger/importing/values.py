@@ -1,0 +1,269 @@
+"""Text to values, in columns: ids, amounts, times, metadata; and the checks that name what is wrong with a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+import polars as pl
+
+from ledger.importing.batches import LINE
+from ledger.importing.mapping import Mapping
+from ledger.importing.rejects import REJECT_SCHEMA, row_json
+from schemas.columns import UTC_MICROSECONDS
+from schemas.events import AMOUNT_MAX, ID_LENGTH_MAX
+
+__all__ = ["Check", "Metadata", "amount_checks", "id_checks", "integer", "mapped", "metadata", "pick", "split", "times"]
+
+NESTING_MAX = 100
+_FAST_TIME = r"^\d{4}-\d\d-\d\d[T ][0-2]\d:[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?$"
+_ZONED = r"(?:Z|[+-]\d\d:\d\d)$"
+#: A moment of the years 1 to 9999 in UTC, which is what every reader of the wire format takes.
+_FIRST, _LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+
+
+class Check(NamedTuple):
+    """A column, when its value is bad, and the reason as text; the first check of a row that fails names it."""
+
+    column: str
+    is_bad: pl.Expr
+    reason: pl.Expr
+
+
+class Metadata(NamedTuple):
+    """`text` is the compact JSON object or null, `order_id` what it holds, `problem` why it is none, else null."""
+
+    text: pl.Series
+    order_id: pl.Series
+    problem: pl.Series
+
+
+def pick(rows: pl.DataFrame, columns: Sequence[str], mapping: Mapping) -> pl.DataFrame:
+    """Return `line` and our columns by our names; a column that the input lacks is null, "" is null everywhere."""
+    present = set(rows.columns)
+    chosen = [
+        pl.col(name).replace("", None).alias(column) if name in present else pl.lit(None, pl.String).alias(column)
+        for column, name in ((column, mapping.source_name(column)) for column in columns)
+    ]
+    return rows.select(LINE, *chosen)
+
+
+def split(checked: pl.DataFrame, rows: pl.DataFrame, checks: Sequence[Check]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows that pass every check and the others as rejects.
+
+    `checked` and `rows` (as read, for the rejects file) are the same rows in the same order. A NUL in any field
+    rejects the row, since PostgreSQL keeps none.
+    """
+    names = [name for name in rows.columns if name != LINE]
+    has_nul = rows.select(
+        pl.any_horizontal(pl.col(name).str.contains("\x00", literal=True).fill_null(False) for name in names)
+    ).to_series()
+    nul = Check("", pl.lit(has_nul), pl.lit("the row holds a NUL character"))
+    bad = checked.select(pl.any_horizontal(check.is_bad for check in (nul, *checks)).alias("bad")).to_series()
+    if not bad.any():
+        return checked, pl.DataFrame(schema=REJECT_SCHEMA)
+    # Reasons are worded only for the few rows that need one.
+    failed = checked.with_columns(nul=has_nul).filter(bad)
+    wording = [nul._replace(is_bad=pl.col("nul")), *checks]
+    rejects = failed.with_columns(
+        reason=pl.coalesce(pl.when(check.is_bad).then(check.reason) for check in wording),
+        column=pl.coalesce(pl.when(check.is_bad).then(pl.lit(check.column)) for check in wording),
+        row=rows.filter(bad).select(row_json(names)).to_series(),
+    )
+    if "transaction_id" not in rejects.columns:
+        rejects = rejects.with_columns(transaction_id=pl.lit(None, pl.String))
+    return checked.filter(~bad), rejects.select(pl.col(name).cast(kind) for name, kind in REJECT_SCHEMA.items())
+
+
+def quoted(text: pl.Expr) -> pl.Expr:
+    """A value in a message, cut where it would be too long to read."""
+    return pl.format("'{}'", text.str.slice(0, 60))
+
+
+def id_checks(column: str) -> list[Check]:
+    """The checks of an id: it is there and is what `schemas.events.Identifier` takes."""
+    text = pl.col(column)
+    return [
+        Check(column, text.is_null(), pl.lit(f"{column} is missing")),
+        Check(
+            column,
+            text.str.len_chars() > ID_LENGTH_MAX,
+            pl.format(f"{column} is longer than {ID_LENGTH_MAX} characters: {{}} ...", quoted(text)),
+        ),
+    ]
+
+
+def mapped(column: str, values: dict[str, str], legal: Sequence[str]) -> tuple[pl.Expr, pl.Expr]:
+    """Return a text column's value as one of `legal` (null where it is none), by a mapping, and when it is bad."""
+    known = {value: value for value in legal} | {theirs: ours for theirs, ours in values.items() if ours in legal}
+    value = pl.col(column).str.strip_chars().replace_strict(known, default=None, return_dtype=pl.String)
+    return value, value.is_null()
+
+
+def unknown(column: str, values: str, legal: Sequence[str]) -> pl.Expr:
+    """The reason of a value that is none of `legal`; `values` is the mapping's table for it."""
+    return (
+        pl.when(pl.col(column).is_null())
+        .then(pl.lit(f"{column} is missing"))
+        .otherwise(
+            pl.format(
+                f"unknown {column} {{}}: not one of {', '.join(legal)}; map it under [import.{values}]",
+                quoted(pl.col(column)),
+            )
+        )
+    )
+
+
+def integer(column: str, scale: int | None) -> tuple[pl.Expr, pl.Expr]:
+    """Return (sign text "" or "-", magnitude Int64 or null) of a column of numbers, by the decimal scale."""
+    text = pl.col(column).str.strip_chars()
+    sign = pl.when(text.str.starts_with("-")).then(pl.lit("-")).otherwise(pl.lit(""))
+    if scale is None:
+        digits = text.str.extract(r"^[+-]?(\d+)$", 1)
+    else:
+        # Zeros past the scale lose nothing; any other digit there would.
+        pattern = rf"^[+-]?(\d+)(?:\.(\d{{0,{scale}}})0*)?$"
+        fraction = text.str.extract(pattern, 2).fill_null("").str.pad_end(scale, "0")
+        digits = text.str.extract(pattern, 1) + fraction
+    return sign, digits.str.strip_chars_start("0").replace("", "0").cast(pl.Int64, strict=False)
+
+
+def amount_checks(column: str, scale: int | None, *, signed: bool) -> list[Check]:
+    """The checks of an amount that is an integer above zero, in points; `column` is its text."""
+    text = pl.col(column).str.strip_chars()
+    sign, magnitude = integer(column, scale)
+    rule = "amount must be an integer above zero"
+    hint = (
+        "; set [import] amount_scale if the file has decimals"
+        if scale is None
+        else f"; [import] amount_scale is {scale}, so at most {scale} decimal places"
+    )
+    is_number = text.str.contains(r"^[+-]?\d+$")
+    checks = [
+        Check(column, text.is_null(), pl.lit("amount is missing")),
+        Check(
+            column,
+            magnitude.is_null() & is_number.fill_null(False),
+            pl.format(f"{rule}: {{}} is past {AMOUNT_MAX}", quoted(text)),
+        ),
+        Check(column, magnitude.is_null(), pl.format(f"{rule}: {{}}{hint}", quoted(text))),
+        Check(column, magnitude == 0, pl.format(f"{rule}: {{}}", quoted(text))),
+    ]
+    if not signed:
+        reason = pl.format(f"{rule}: {{}}; set [import] signed_amounts if the sign is the type", quoted(text))
+        checks.append(Check(column, sign == "-", reason))
+    return checks
+
+
+class Times(NamedTuple):
+    """`moments` in UTC, null where the text is absent or unreadable; `naive_count` of them had no zone."""
+
+    moments: pl.Series
+    naive_count: int
+
+
+def times(texts: pl.Series, zone: ZoneInfo) -> Times:
+    """Return the moments that ISO 8601 texts mean; digits past microseconds are cut off."""
+    stripped = texts.str.strip_chars()
+    frame = stripped.to_frame("text").select(
+        "text", plain=pl.col("text").str.contains(_FAST_TIME), zoned=pl.col("text").str.contains(_ZONED)
+    )
+    utc = pl.when("zoned").then("text").otherwise(pl.col("text") + "Z").str.to_datetime(
+        "%+", time_unit="us", time_zone="UTC", strict=False
+    )
+    local = utc.dt.replace_time_zone(None).dt.replace_time_zone(zone.key, ambiguous="earliest", non_existent="null")
+    moment = pl.when("zoned").then(utc).otherwise(local.dt.convert_time_zone("UTC") if zone.key != "UTC" else utc)
+    moments = frame.select(moment=pl.when("plain").then(moment)).to_series()
+    naive = frame.select((pl.col("plain") & ~pl.col("zoned")).sum()).item()
+    # Other forms of ISO 8601 (dates, offsets without a colon, no seconds) are rarer and go one by one.
+    others = frame.filter(~pl.col("plain"))["text"]
+    if others.len():
+        read = {text: _time(text, zone) for text in others.unique().to_list()}
+        values = {text: moment for text, (moment, _) in read.items()}
+        naive += sum(read[text][1] for text in others.to_list())
+        slow = pl.Series(
+            [None if moment is not None or text is None else values.get(text) for text, moment in zip(stripped, moments)],
+            dtype=UTC_MICROSECONDS,
+        )
+        moments = pl.select(pl.coalesce(moments, slow)).to_series()
+    in_range = moments.is_between(_FIRST, _LAST)
+    return Times(moments.to_frame("m").select(pl.when(in_range).then("m")).to_series(), naive)
+
+
+def _time(text: str, zone: ZoneInfo) -> tuple[datetime | None, int]:
+    """Return a moment and 1 if its text had no zone; a bare date is its midnight in UTC and is not naive."""
+    try:
+        if len(text) <= len("2024-01-01"):
+            day = date.fromisoformat(text)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC), 0
+        moment = datetime.fromisoformat(text)
+        is_naive = moment.tzinfo is None
+        return (moment.replace(tzinfo=zone) if is_naive else moment).astimezone(UTC), int(is_naive)
+    except (ValueError, OverflowError):
+        return None, 0
+
+
+def time_checks(column: str, *, required: bool) -> list[Check]:
+    """The checks of a time: `column` is its text, `column + "_moment"` what `times` made of it."""
+    text, moment = pl.col(column), pl.col(f"{column}_moment")
+    reason = pl.format(f"{column} is no time: {{}}; write ISO 8601, like 2024-03-01T12:00:00Z", quoted(text))
+    checks = [Check(column, text.is_not_null() & moment.is_null(), reason)]
+    if required:
+        checks.insert(0, Check(column, text.is_null(), pl.lit(f"{column} is missing")))
+    return checks
+
+
+def metadata(texts: pl.Series) -> Metadata:
+    """Return metadata as compact JSON objects; its numbers and its order of keys stay as they were written."""
+    places = texts.is_not_null().arg_true()
+    compact: list[str | None] = []
+    orders: list[str | None] = []
+    problems: list[str | None] = []
+    for text in texts.gather(places).to_list():
+        read = _metadata(text)
+        compact.append(read[0])
+        orders.append(read[1])
+        problems.append(read[2])
+    return Metadata(*(_scatter(values, places, len(texts)) for values in (compact, orders, problems)))
+
+
+_decode = msgspec.json.Decoder().decode
+_format = msgspec.json.format
+
+
+def _metadata(text: str) -> tuple[str | None, str | None, str | None]:
+    try:
+        value = _decode(text)
+        if type(value) is not dict:
+            return None, None, "metadata is not a JSON object"
+        # An event with its metadata is one level deeper, and every reader has some limit.
+        if text.count("{") + text.count("[") > NESTING_MAX and _depth(value) > NESTING_MAX:
+            return None, None, f"metadata is nested deeper than {NESTING_MAX} levels"
+        order = value.get("order_id")
+        if type(order) is int or type(order) is float:
+            order = repr(order)
+        return _format(text, indent=-1), order if type(order) is str and order else None, None
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        return None, None, f"metadata is not JSON: {error}"
+
+
+def _depth(value: object) -> int:
+    deepest, waiting = 0, [(value, 1)]
+    while waiting:
+        item, level = waiting.pop()
+        if isinstance(item, dict | list):
+            deepest = max(deepest, level)
+            waiting += [(child, level + 1) for child in (item.values() if isinstance(item, dict) else item)]
+    return deepest
+
+
+def _scatter(values: list[str | None], places: pl.Series, length: int) -> pl.Series:
+    if len(values) == length:
+        return pl.Series(values, dtype=pl.String)
+    spread: list[str | None] = [None] * length
+    for place, value in zip(places.to_list(), values, strict=True):
+        spread[place] = value
+    return pl.Series(spread, dtype=pl.String)
