@@ -31,9 +31,13 @@ for room in (commands_data, commands_replay, commands_ask, commands_check):
 
 def _version(is_asked: bool) -> None:
     if is_asked:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"ledger-replay {version('ledger-replay')}")
+        try:
+            number = version("ledger-replay")
+        except PackageNotFoundError:
+            number = "run from its source, not installed"
+        typer.echo(f"ledger-replay {number}")
         raise typer.Exit
 
 
