@@ -17,7 +17,6 @@ from eventsourcing_sqlalchemy.recorders import SQLAlchemyApplicationRecorder
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text, text
 from sqlalchemy.orm import declarative_base
 
-from ledger.rules import delta
 from schemas import EVENT_TYPES, Event, TransactionEvent
 
 __all__ = ["Sums", "add_up", "pragmas", "recorder"]
@@ -80,19 +79,27 @@ def add_up(made: SQLAlchemyApplicationRecorder, page_events: int) -> tuple[int, 
         count += 1
         account_id = event.account_id
         if isinstance(event, TransactionEvent):
-            change = delta(event.type, event.amount, event.from_status, event.to_status)
             row = sums.get(account_id)
             if row is None:
-                sums[account_id] = list(change)
-            else:
-                row[0] += change.balance
-                row[1] += change.frozen
-                row[2] += change.pending_credit
-                row[3] += change.pending_debit
+                row = sums[account_id] = [0, 0, 0, 0]
+            is_credit = event.type == "credit"
+            if event.from_status is not None:
+                _count(row, event.from_status, -event.amount, is_credit)
+            _count(row, event.to_status, event.amount, is_credit)
         else:
             sums.setdefault(account_id, [0, 0, 0, 0])
             statuses[account_id] = words.get(str(event.__struct_config__.tag), "active")
     return count, (sums, statuses)
+
+
+def _count(row: list[int], status: str, amount: int, is_credit: bool) -> None:
+    """Add the amount where its status puts it; inline rules, since our own `delta` costs the loop a tenth more."""
+    if status == "completed":
+        row[0] += amount if is_credit else -amount
+    elif status == "frozen":
+        row[1] += amount
+    elif status == "pending":
+        row[2 if is_credit else 3] += amount
 
 
 def _events(made: SQLAlchemyApplicationRecorder, mapper: _Mapper, page_events: int) -> Iterator[Event]:
