@@ -14,6 +14,7 @@ from replay.gate import Gate, Parked
 from replay.graph import Graph, graph
 from replay.rebuild import Rebuild, generations, promote_generation, rebuild
 from replay.source import Batch, Source, StoreSource
+from replay.verify import Settled, Verification, settle_stale, verify
 
 __all__ = [
     "Balances",
@@ -28,8 +29,10 @@ __all__ = [
     "Progress",
     "Rebuild",
     "Replay",
+    "Settled",
     "Source",
     "StoreSource",
+    "Verification",
     "balances",
     "digest",
     "drift",
@@ -39,4 +42,6 @@ __all__ = [
     "promote_generation",
     "rebuild",
     "replayed",
+    "settle_stale",
+    "verify",
 ]

@@ -1,0 +1,165 @@
+"""Verify: every integrity finding of the ledger, those of the sequence gate included, and settling stale ones.
+
+The transactions' state may be on disk in account buckets, so findings of one account are made bucket by bucket.
+What needs all accounts (a related transaction elsewhere, one id in two accounts) first looks for candidates by a
+64-bit hash of the id, and compares the ids themselves in a second pass over the candidates only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+import polars as pl
+
+from ledger import Ledger
+from ledger.store import Store
+from projections import (
+    ACCOUNT_STATUS,
+    BALANCES,
+    FINDINGS_SCHEMA,
+    INTEGRITY,
+    account_findings,
+    cross_account_findings,
+    identities,
+    missing_related,
+    sort_findings,
+)
+from replay.certificate import Certificate
+from replay.engine import Progress
+from replay.full_replay import Replay, replayed
+from replay.gate import Parked
+from replay.source import StoreSource
+from schemas.errors import CommandRefused, UsageError
+
+__all__ = ["Settled", "Verification", "settle_stale", "verify"]
+
+CLEAN, FINDINGS, INCOMPLETE = "CLEAN", "FINDINGS", "INCOMPLETE"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Findings with `FINDINGS_SCHEMA`; CLEAN, FINDINGS, or INCOMPLETE where an account could not be checked."""
+
+    verdict: str
+    findings: pl.DataFrame
+    certificate: Certificate
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What was settled: transaction ids by account, and what the ledger refused, with its reason."""
+
+    settled: list[tuple[str, str]]
+    refused: list[tuple[str, str, str]]
+
+
+def verify(
+    store: Store,
+    *,
+    now: datetime | None = None,
+    account_id: str | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Return every finding at `now`, or those of one account; UsageError if the ledger has never seen it.
+
+    One account is judged over a replay of all, since a related transaction may be anywhere. An account that is
+    parked gets its gate finding alone: what its later events would say of it is not known.
+    """
+    now = now or datetime.now(UTC)
+    with StoreSource.snapshot(store) as source, replayed(source, [INTEGRITY], progress=progress) as replay:
+        found = pl.concat([_gate_findings(replay.certificate.parked), _integrity(replay, now)])
+        seen = {*replay.gate.last["account_id"], *replay.parked_ids} if account_id is not None else set()
+    if account_id is not None:
+        if account_id not in seen:
+            raise UsageError(f"no account {account_id} in the ledger", next_step="check the id, or import it first")
+        found = found.filter(pl.col("account_id") == account_id)
+    found = sort_findings(found.lazy()).collect()
+    verdict = replay.verdict if replay.verdict == INCOMPLETE else FINDINGS if found.height else CLEAN
+    return Verification(verdict, found, replay.certificate)
+
+
+def settle_stale(store: Store, found: Verification, how: Literal["complete", "cancel"], *, now: datetime) -> Settled:
+    """Complete or cancel every stale pending transaction among the findings, as events effective at `now`."""
+    ledger = Ledger(store, clock=lambda: now)
+    command = ledger.complete if how == "complete" else ledger.cancel
+    stale = found.findings.filter(pl.col("code") == "stale_pending_transaction")
+    settled, refused = [], []
+    for account_id, transaction_id in stale.select("account_id", "transaction_id").iter_rows():
+        try:
+            command(account_id, transaction_id, effective_at=now)
+        except CommandRefused as refusal:
+            refused.append((account_id, transaction_id, str(refusal)))
+        else:
+            settled.append((account_id, transaction_id))
+    return Settled(settled, refused)
+
+
+def _integrity(replay: Replay, now: datetime) -> pl.DataFrame:
+    """Findings of the accounts whose stream is whole, bucket by bucket, then across buckets."""
+    # An account that is parked for its sums alone has a whole stream, so its findings stand.
+    unknown = [parked.account_id for parked in replay.certificate.parked if parked.reason != "overflow"]
+    is_known = ~pl.col("account_id").is_in(unknown)
+    status = replay.states.value(ACCOUNT_STATUS).lazy()
+    balances = replay.states.value(BALANCES).filter(is_known)
+    found, missing, hashes = [], [_MISSING_NONE], [_HASHES_NONE]
+    for bucket in replay.states.buckets(INTEGRITY):
+        transactions = bucket.lazy().filter(is_known)
+        its_accounts = bucket.select("account_id").unique()
+        own = balances.join(its_accounts, on="account_id", how="semi").lazy()
+        balances = balances.join(its_accounts, on="account_id", how="anti")
+        parts = pl.collect_all(
+            [
+                account_findings(transactions, status, own, now=now),
+                missing_related(transactions),
+                transactions.select(hash=_id_hash("transaction_id")),
+            ]
+        )
+        for gathered, part in zip((found, missing, hashes), parts, strict=True):
+            gathered.append(part)
+    # What is left are accounts without a transaction.
+    found.append(account_findings(INTEGRITY.empty().lazy(), status, balances.lazy(), now=now).collect())
+    found.append(_across(replay, is_known, pl.concat(missing), pl.concat(hashes)))
+    return pl.concat(found)
+
+
+def _across(replay: Replay, is_known: pl.Expr, missing: pl.DataFrame, hashes: pl.DataFrame) -> pl.DataFrame:
+    """Findings between accounts: gather the identities that may matter by hash, then compare the ids."""
+    related = missing.select(hash=_id_hash("related_transaction_id"))
+    wanted = pl.concat([hashes.filter(pl.col("hash").is_duplicated()), related]).unique()
+    candidates = [_IDENTITIES_NONE]
+    if wanted.height:
+        for bucket in replay.states.buckets(INTEGRITY):
+            hashed = identities(bucket.lazy().filter(is_known)).with_columns(hash=_id_hash("transaction_id"))
+            candidates.append(hashed.join(wanted.lazy(), on="hash", how="semi").drop("hash").collect())
+    return cross_account_findings(missing.lazy(), pl.concat(candidates).lazy()).collect()
+
+
+def _id_hash(name: str) -> pl.Expr:
+    return pl.col(name).hash(seed=0)
+
+
+_NO_TRANSACTIONS = INTEGRITY.empty().lazy()
+_MISSING_NONE = missing_related(_NO_TRANSACTIONS).collect()
+_IDENTITIES_NONE = identities(_NO_TRANSACTIONS).collect()
+_HASHES_NONE = pl.DataFrame(schema={"hash": pl.UInt64()})
+
+
+def _gate_findings(parked: list[Parked]) -> pl.DataFrame:
+    """What the gate held back, as findings; an overflow has its finding from the integrity projection."""
+    rows: list[dict[str, Any]] = [
+        {
+            "code": found.reason,
+            "account_id": found.account_id,
+            "transaction_id": None,
+            "position": found.position,
+            "expected": f"version {found.version}",
+            "actual": found.details,
+            "details": msgspec.json.encode({"version": found.version}).decode(),
+        }
+        for found in parked
+        if found.reason != "overflow"
+    ]
+    return pl.DataFrame(rows, schema=FINDINGS_SCHEMA)
