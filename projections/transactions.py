@@ -81,9 +81,11 @@ def _merge(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
 def _state_of_event() -> list[pl.Expr]:
     """The state of one event alone, with the columns of the schema."""
     recorded = pl.col("event") == "transaction.recorded"
-    # One text for the pair, since membership of structs in a list is slow.
+    # A recording from no status is never an illegal change: an import states a legacy row that had already ended as
+    # recorded cancelled or failed, and a repeat is a duplicate.
     change = pl.concat_str(pl.col("from_status").fill_null(""), pl.col("to_status"), separator=">")
-    illegal = ~change.is_in([f"{before or ''}>{after}" for before, after in sorted(LEGAL_TRANSITIONS, key=str)])
+    is_legal = change.is_in([f"{before or ''}>{after}" for before, after in sorted(LEGAL_TRANSITIONS, key=str)])
+    illegal = ~(is_legal | (recorded & pl.col("from_status").is_null()))
     source: dict[str, pl.Expr | str] = {
         **{name: name for name in (*KEY, *_CONTENT[2:])},
         **dict.fromkeys(("created_at", "updated_at", "first_effective_at", "latest_effective_at"), "effective_at"),
