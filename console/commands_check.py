@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import msgspec
 import typer
 
 from console.answer import Answer
@@ -17,10 +18,91 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+#: Findings whose `actual` is a number of points.
+_SUM_CODES = frozenset({"negative_balance", "over_frozen", "overflow"})
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
+    command(app, "verify")(verify)
     command(app, "drift")(drift)
+
+
+def verify(
+    run: Run,
+    *,
+    account: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT", help="Only this account.")] = None,
+    fix_stale: Annotated[
+        str | None,
+        typer.Option(
+            "--fix-stale",
+            metavar="complete|cancel",
+            help="Settle stale pending transactions as events effective now, then look again.",
+        ),
+    ] = None,
+) -> Answer:
+    """Replay the events and name every discrepancy among them."""
+    from console.words import certificate_lines, count
+    from replay import verify as check
+
+    how = _settlement(fix_stale)
+    now = run.now
+    with run.ledger() as store:
+        with run.progress("verifying") as progress:
+            found = check(store, now=now, account_id=account, progress=progress)
+        settled: list[dict[str, str]] = []
+        refused: list[dict[str, str]] = []
+        if how is not None:
+            from replay import settle_stale
+
+            done = settle_stale(store, found, how, now=now)
+            settled = [{"account_id": owner, "transaction_id": name, "action": how} for owner, name in done.settled]
+            refused = [
+                {"account_id": owner, "transaction_id": name, "reason": reason} for owner, name, reason in done.refused
+            ]
+            with run.progress("verifying again") as progress:
+                found = check(store, now=now, account_id=account, progress=progress)
+    codes = found.findings.group_by("code").len().sort("code").rows()
+    settlements = [f"{count(len(settled), 'stale transaction')} settled: {how}"] if how else []
+    return Answer(
+        verdict=found.verdict,
+        fields={
+            "findings_count": found.findings.height,
+            **({"settled": settled, "not_settled": refused} if how else {}),
+            "certificate": found.certificate,
+            "findings": _finding_documents(found.findings),
+        },
+        table=found.findings,
+        summary=[
+            *certificate_lines(found.certificate),
+            "",
+            *settlements,
+            *[f"not settled: {each['transaction_id']} of {each['account_id']}: {each['reason']}" for each in refused],
+            f"{found.verdict}: {count(found.findings.height, 'finding')}",
+            *[f"  {code}: {number:,}" for code, number in codes],
+        ],
+        # An account that could not be checked hides no finding of the others.
+        also=["FINDINGS"] if found.findings.height else [],
+    )
+
+
+def _settlement(words: str | None) -> Literal["complete", "cancel"] | None:
+    if words is None:
+        return None
+    known: dict[str, Literal["complete", "cancel"]] = {"complete": "complete", "cancel": "cancel"}
+    if words in known:
+        return known[words]
+    raise UsageError(f"--fix-stale takes complete or cancel, not {words!r}", next_step="choose one")
+
+
+def _finding_documents(findings: pl.DataFrame) -> list[dict[str, object]]:
+    """Findings as JSON: `details` is an object, and a sum is a number, which may be past int64."""
+    rows = findings.to_dicts()
+    for row in rows:
+        row["details"] = msgspec.json.decode(row["details"])
+        if row["code"] in _SUM_CODES:
+            row["actual"] = int(row["actual"])
+    return rows
 
 
 def drift(

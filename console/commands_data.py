@@ -183,7 +183,7 @@ def _source(
     file: str | None, format: str | None, url: str | None, table: str | None, query: str | None
 ) -> tuple[Source, str]:
     """Return what is to be read and a name for it, from the options that say so."""
-    from ledger.importing import FileSource, TableSource
+    from ledger.importing import FileSource
 
     if (file is None) == (url is None):
         raise UsageError("say what to import", next_step="give a FILE, or --from-url with --table or --query")
@@ -193,6 +193,8 @@ def _source(
         return FileSource(file, format=format), _name(file)
     if (table is None) == (query is None):
         raise UsageError("--from-url needs --table or --query, and only one of them", next_step="name a table")
+    from ledger.importing import TableSource
+
     return TableSource(str(url), table=table, query=query), table or "query"
 
 
