@@ -32,7 +32,7 @@ def bring_forward(
     """Apply the events after a generation's position until `until`, inside the caller's write transaction."""
     source = StoreSource(store, connection)
     target = _Rows(source, connection, found.generation, found.position)
-    run(source, target, after=found.position, until=until, progress=progress, read_ahead=False)
+    run(source, target, after=found.position, until=until, progress=progress)
     if target.position < until:
         read_model.advance(connection, found.generation, after=target.position, until=until)
 

@@ -15,6 +15,7 @@ import polars as pl
 from sqlalchemy import Connection
 
 from ledger.store import BATCH_EVENTS, Store
+from replay.ahead import ahead
 from schemas import PoisonEvent, decode_batch
 
 __all__ = ["Batch", "Source", "StoreSource"]
@@ -63,12 +64,15 @@ class StoreSource:
         *,
         account_ids: Sequence[str] | None = None,
         batch_events: int = BATCH_EVENTS,
+        read_ahead: bool = False,
     ) -> None:
         self.identity = store.ledger_id
         self.connection = connection
         self._store = store
         self._account_ids = None if account_ids is None else sorted(set(account_ids))
         self._batch_events = batch_events
+        # Only where nobody else uses the connection meanwhile.
+        self._read_ahead = read_ahead
 
     @classmethod
     @contextmanager
@@ -77,7 +81,7 @@ class StoreSource:
     ) -> Iterator[StoreSource]:
         """Yield a source over one moment of the store, whatever writers do meanwhile."""
         with store.snapshot() as connection:
-            yield cls(store, connection, account_ids=account_ids, batch_events=batch_events)
+            yield cls(store, connection, account_ids=account_ids, batch_events=batch_events, read_ahead=True)
 
     def head(self) -> int:
         """Return the position of the newest event, 0 where there is none."""
@@ -89,8 +93,10 @@ class StoreSource:
             read = self._store.read(self.connection, after=after, until=until, batch_events=self._batch_events)
         else:
             read = self._store.read_accounts(self.connection, self._account_ids, after=after, until=until)
-        for raw in read:
-            yield _decoded(raw, details)
+        if self._read_ahead:
+            yield from ahead(_decoded(raw, details) for raw in ahead(read))
+        else:
+            yield from (_decoded(raw, details) for raw in read)
 
     def of_accounts(self, account_ids: Sequence[str]) -> StoreSource:
         """Return the same moment of the store, narrowed to some accounts."""

@@ -104,7 +104,8 @@ def _integrity(replay: Replay, now: datetime) -> pl.DataFrame:
     is_known = ~pl.col("account_id").is_in(unknown)
     status = replay.states.value(ACCOUNT_STATUS).lazy()
     balances = replay.states.value(BALANCES).filter(is_known)
-    found, missing, hashes = [], [_MISSING_NONE], [_HASHES_NONE]
+    found: list[pl.DataFrame] = []
+    missing, hashes = [_MISSING_NONE], [_HASHES_NONE]
     for bucket in replay.states.buckets(INTEGRITY):
         transactions = bucket.lazy().filter(is_known)
         its_accounts = bucket.select("account_id").unique()
