@@ -38,7 +38,7 @@ AMOUNTS = st.one_of(st.integers(1, 100), st.sampled_from([AMOUNT_MAX, AMOUNT_MAX
 
 STEPS = st.fixed_dictionaries(
     {
-        "kind": st.sampled_from(["record", "change", "record", "change", "record", "change", *ACCOUNT_EVENTS]),
+        "kind": st.sampled_from([*["record", "change"] * 4, "repeat", *ACCOUNT_EVENTS]),
         "account": st.sampled_from(ACCOUNTS),
         "transaction": st.integers(0, 5),
         "type": st.sampled_from(["credit", "debit"]),
@@ -47,7 +47,7 @@ STEPS = st.fixed_dictionaries(
         "from_status": st.sampled_from([None, *STATUSES]),
         "is_honest": st.booleans(),
         "minutes": st.integers(0, 5 * 24 * 60),
-        "related": st.one_of(st.none(), st.integers(0, 7)),
+        "related": st.one_of(st.none(), st.tuples(st.sampled_from(ACCOUNTS), st.integers(0, 6))),
         "order_id": st.sampled_from([None, "o1", ""]),
     }
 )
@@ -60,17 +60,22 @@ def examples(count: int) -> settings:
 
 def legal_histories(steps_max: int = 30) -> st.SearchStrategy[list[Event]]:
     """Histories in which every event follows from the ones before it."""
-    return st.lists(STEPS, max_size=steps_max).map(lambda steps: History(is_legal=True).take(steps))
+    return _steps(steps_max).map(lambda steps: History(is_legal=True).take(steps))
 
 
 def wild_histories(steps_max: int = 30) -> st.SearchStrategy[list[Event]]:
     """Histories that may hold duplicates, orphans, impossible changes and times that go back."""
-    return st.lists(STEPS, max_size=steps_max).map(lambda steps: History(is_legal=False).take(steps))
+    return _steps(steps_max).map(lambda steps: History(is_legal=False).take(steps))
 
 
 def histories(steps_max: int = 30) -> st.SearchStrategy[list[Event]]:
     """Legal or wild ones."""
     return st.one_of(legal_histories(steps_max), wild_histories(steps_max))
+
+
+def _steps(steps_max: int) -> st.SearchStrategy[list[dict[str, Any]]]:
+    # The number is drawn first, since a list left to itself is mostly short, and contradictions need some length.
+    return st.integers(0, steps_max).flatmap(lambda count: st.lists(STEPS, min_size=count, max_size=count))
 
 
 class History:
@@ -92,12 +97,14 @@ class History:
         return self.events
 
     def _transaction(self, step: dict[str, Any]) -> None:
-        # Ids are shared by accounts now and then, so that related ones are found in another account.
-        name = f"t{step['transaction']}" if step["transaction"] < 2 else f"{step['account']}-t{step['transaction']}"
-        if self.is_legal:
-            name = f"{step['account']}-{name}"
+        name = self._name(step["account"], step["transaction"])
         key = (step["account"], name)
         known = self.transactions.get(key)
+        if step["kind"] == "repeat":
+            if known and known["recorded"] and not self.is_legal:
+                self._append(TransactionRecorded, step["account"], *known["recorded"])
+                known["to_status"] = known["recorded"][1]["to_status"]
+            return
         is_record = step["kind"] == "record"
         actual = known["to_status"] if known else None
         from_status = None if is_record else actual if step["is_honest"] else step["from_status"]
@@ -108,18 +115,24 @@ class History:
                 return
             moment = max(moment, known["effective_at"]) if known else moment
         content = known["content"] if known and step["is_honest"] | self.is_legal else self._content(step)
-        if known and is_record and step["is_honest"]:
-            moment = known["effective_at"]
         fields = {**content, "transaction_id": name, "from_status": from_status, "to_status": step["to_status"]}
-        self.transactions[key] = {"to_status": step["to_status"], "content": content, "effective_at": moment}
+        recorded = (moment, fields) if is_record else known and known["recorded"]
+        self.transactions[key] = {
+            "to_status": step["to_status"],
+            "content": content,
+            "effective_at": moment,
+            "recorded": recorded,
+        }
         self._append(TransactionRecorded if is_record else TransactionStatusChanged, step["account"], moment, fields)
 
     def _content(self, step: dict[str, Any]) -> dict[str, Any]:
-        related = step["related"]
-        if related is not None:
-            related = f"t{related}" if related < 2 else f"{step['account']}-t{related}"
+        related = self._name(*step["related"]) if step["related"] else None
         content = {name: step[name] for name in ("type", "amount", "order_id")}
         return {**content, "related_transaction_id": related}
+
+    def _name(self, account_id: str, number: int) -> str:
+        # Accounts of a wild history share some ids, so that one id is found in two accounts.
+        return f"t{number}" if number < 2 and not self.is_legal else f"{account_id}-t{number}"
 
     def _moment(self, step: dict[str, Any]) -> datetime:
         return START + timedelta(minutes=step["minutes"])
