@@ -63,16 +63,14 @@ class Generation(NamedTuple):
     created_at: str
     certificate: str | None
     is_live: bool
+    is_previous: bool
 
 
 def generations(connection: Connection) -> list[Generation]:
     """Return every generation, oldest first."""
-    statement = (
-        select(GENERATIONS, LIVE.c.generation.is_not(None))
-        .outerjoin(LIVE, LIVE.c.generation == GENERATIONS.c.generation)
-        .order_by(GENERATIONS.c.generation)
-    )
-    return [Generation(*row) for row in connection.execute(statement)]
+    number, previous = connection.execute(select(LIVE.c.generation, LIVE.c.previous)).one_or_none() or (None, None)
+    found = connection.execute(select(GENERATIONS).order_by(GENERATIONS.c.generation))
+    return [Generation(*row, is_live=row.generation == number, is_previous=row.generation == previous) for row in found]
 
 
 def live(connection: Connection) -> Generation | None:
@@ -85,7 +83,7 @@ def create(connection: Connection, *, position: int, created_at: str, certificat
     number: int = connection.execute(select(func.coalesce(func.max(GENERATIONS.c.generation), 0) + 1)).scalar_one()
     values = {"generation": number, "position": position, "created_at": created_at, "certificate": certificate}
     connection.execute(insert(GENERATIONS).values(values))
-    return Generation(number, position, created_at, certificate, is_live=False)
+    return Generation(number, position, created_at, certificate, is_live=False, is_previous=False)
 
 
 def drop(connection: Connection, generation: int) -> None:
@@ -96,11 +94,14 @@ def drop(connection: Connection, generation: int) -> None:
 
 def go_live(connection: Connection, generation: int) -> None:
     """Make a generation the live one; UsageError if there is none of that number."""
-    numbers = [found.generation for found in generations(connection)]
-    if generation not in numbers:
-        raise UsageError(f"there is no generation {generation}", next_step=f"there are {numbers}")
-    connection.execute(delete(LIVE))
-    connection.execute(insert(LIVE).values(id=1, generation=generation))
+    known = generations(connection)
+    if generation not in {found.generation for found in known}:
+        numbers = ", ".join(str(found.generation) for found in known) or "none"
+        raise UsageError(f"there is no generation {generation}", next_step=f"there are: {numbers}")
+    before = next((found.generation for found in known if found.is_live), None)
+    if before != generation:
+        connection.execute(delete(LIVE))
+        connection.execute(insert(LIVE).values(id=1, generation=generation, previous=before))
 
 
 def advance(connection: Connection, generation: int, *, after: int, until: int) -> None:

@@ -4,7 +4,7 @@
     ledger_heads        the account's last version and chain, moved in the transaction that appends
     ledger_identity     which ledger this is: one row
     ledger_generations  complete sets of read-model rows, each at a position of its own
-    ledger_live         which generation is live: one row
+    ledger_live         which generation is live, and which was before it: one row
     ledger_accounts     the read model: one row a generation and account
     ledger_parked       accounts that a generation cannot vouch for, and why
     imported_accounts   a copy of a foreign live table, as `import accounts` read it
@@ -104,6 +104,8 @@ LIVE = Table(
     METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("generation", BIG, nullable=False),
+    # The generation that was live before it: the one to go back to.
+    Column("previous", BIG, nullable=True),
 )
 
 ACCOUNTS = Table(

@@ -30,8 +30,8 @@ from schemas.errors import RefusedError, StoreError
 
 __all__ = ["Rebuild", "generations", "promote_generation", "rebuild"]
 
-#: Generations kept: the live one, the one to go back to, and the newest.
-GENERATIONS_KEPT = 3
+#: Generations kept beside the live one and the one to go back to.
+UNUSED_GENERATIONS_KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ def _write(store: Store, replay: Replay, created_at: str) -> int:
         parked = [(found.account_id, found.version, found.reason) for found in certificate.parked]
         names = {"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()}
         read_model.replace_parked(connection, number, [], pl.DataFrame(parked, schema=names, orient="row"))
-        unused = [found.generation for found in read_model.generations(connection) if not found.is_live]
-        for old in unused[: -(GENERATIONS_KEPT - 1)]:
-            read_model.drop(connection, old)
+        unused = [found for found in read_model.generations(connection) if not (found.is_live or found.is_previous)]
+        for old in unused[:-UNUSED_GENERATIONS_KEPT]:
+            read_model.drop(connection, old.generation)
     return number
 
 
