@@ -70,7 +70,17 @@ def generations(connection: Connection) -> list[Generation]:
     """Return every generation, oldest first."""
     number, previous = connection.execute(select(LIVE.c.generation, LIVE.c.previous)).one_or_none() or (None, None)
     found = connection.execute(select(GENERATIONS).order_by(GENERATIONS.c.generation))
-    return [Generation(*row, is_live=row.generation == number, is_previous=row.generation == previous) for row in found]
+    return [
+        Generation(
+            row.generation,
+            row.position,
+            row.created_at,
+            row.certificate,
+            is_live=row.generation == number,
+            is_previous=row.generation == previous,
+        )
+        for row in found
+    ]
 
 
 def live(connection: Connection) -> Generation | None:
