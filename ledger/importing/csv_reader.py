@@ -139,7 +139,7 @@ def _is_text(value: str) -> bool:
 
 def _whole_row(width: int, delimiter: str) -> str:
     """A pattern for a line that is one whole row of so many fields, whichever CSV reader looks at it."""
-    separator = "\\x%02x" % ord(delimiter)
+    separator = f"\\x{ord(delimiter):02x}"
     field = rf'(?:[^"\r{separator}][^"\r{separator}]*|"(?:[^"\r]|"")*"|)'
     return rf"^{field}(?:{separator}{field}){{{width - 1}}}$"
 
@@ -167,7 +167,9 @@ def _fast(lines: _Lines, header: list[str], delimiter: str, pattern: str) -> Bat
         return None
     if rows.shape != (len(texts), len(header)):
         return None
-    rows.insert_column(0, pl.int_range(lines.line + 1, lines.line + len(texts) + 1, dtype=pl.Int64, eager=True).alias(LINE))
+    rows.insert_column(
+        0, pl.int_range(lines.line + 1, lines.line + len(texts) + 1, dtype=pl.Int64, eager=True).alias(LINE)
+    )
     lines.drop_block(len(texts))
     return Batch(rows, bad_rows([]))
 
@@ -199,8 +201,8 @@ def _batch(header: list[str], rows: list[list[str]], starts: list[int], bad: lis
         columns = _columns(header, rows)
     except UnicodeEncodeError:
         flags = [all(_is_text(value) for value in row) for row in rows]
-        kept = zip(starts, rows, flags, strict=True)
-        bad += [(start, "the row is not valid UTF-8", dict(zip(header, row))) for start, row, ok in kept if not ok]
+        judged = list(zip(starts, rows, flags, strict=True))
+        bad += [(start, "the row is not valid UTF-8", row) for start, row, ok in judged if not ok]
         starts = [start for start, ok in zip(starts, flags, strict=True) if ok]
         columns = _columns(header, [row for row, ok in zip(rows, flags, strict=True) if ok])
     return Batch(pl.DataFrame([pl.Series(LINE, starts, dtype=pl.Int64), *columns]), bad_rows(bad))

@@ -13,8 +13,7 @@ import msgspec
 import polars as pl
 
 from ledger.importing.batches import LINE
-from ledger.importing.rejects import REJECT_SCHEMA, row_json
-from ledger.importing.rows import ROW_SCHEMA
+from ledger.importing.rejects import as_rejects
 from ledger.importing.wire import NEW_EVENT_COLUMNS, at
 from ledger.rules import is_legal
 from schemas.columns import UTC_MICROSECONDS
@@ -60,10 +59,12 @@ def decide(
     refused = judged.filter(pl.col("reason").is_not_null())
     rest = judged.filter(pl.col("reason").is_null()).drop("reason", "column")
     left = _without_repeats(rest, known)
-    contested = left["transaction_id"].is_duplicated() | left["transaction_id"].is_in(known["transaction_id"].unique().implode())
+    contested = left["transaction_id"].is_duplicated() | left["transaction_id"].is_in(
+        known["transaction_id"].unique().implode()
+    )
     fresh = left.filter(~contested).select(LINE, pl.lit(None, pl.String).alias("from_status"), order_at="created_at")
     new, conflicts, repeats = _one_by_one(left.filter(contested).sort(LINE), known)
-    rejects = pl.concat([_rejects(refused), _rejects(conflicts)])
+    rejects = pl.concat([as_rejects(part, "", pl.col("reason")) for part in (refused, conflicts)])
     events = _events(left, pl.concat([fresh, new]), now)
     return Decided(events, rejects, rest.height - left.height + repeats)
 
@@ -154,7 +155,9 @@ def _difference(history: _History, row: dict[str, Any]) -> tuple[str, str] | Non
     if row["status"] in history.said:
         names = ["created_at", *_CONTENT]
         differing = [
-            name for name, old, new in zip(names, history.first, (row["created_at"], *_content(row)), strict=True) if old != new
+            name
+            for name, old, new in zip(names, history.first, (row["created_at"], *_content(row)), strict=True)
+            if old != new
         ]
         return differing[0] if differing else "status", (
             f"conflicting duplicate: the transaction is known as {row['status']} with another {' and '.join(differing)}"
@@ -175,18 +178,6 @@ def _content(row: dict[str, Any]) -> tuple[Any, ...]:
         row["order_id"],
         None if metadata is None else msgspec.json.decode(metadata),
     )
-
-
-def _rejects(rows: pl.DataFrame) -> pl.DataFrame:
-    if rows.is_empty():
-        return pl.DataFrame(schema=REJECT_SCHEMA)
-    names = [name for name in ROW_SCHEMA if name != LINE]
-    texts = rows.with_columns(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") for name in _time_columns())
-    return rows.with_columns(row=texts.select(row_json(names)).to_series()).select(REJECT_SCHEMA.names())
-
-
-def _time_columns() -> list[str]:
-    return [name for name, kind in ROW_SCHEMA.items() if kind == UTC_MICROSECONDS]
 
 
 def _events(rows: pl.DataFrame, new: pl.DataFrame, now: datetime) -> pl.DataFrame:

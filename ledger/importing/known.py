@@ -6,20 +6,20 @@ In memory stay the heads of its accounts, and the few transactions that the ledg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import polars as pl
 from sqlalchemy import Connection
 
-from ledger.importing.result import Progress
 from ledger.importing.staging import Group, Spill, bucket_of
 from ledger.store import Store
 from schemas import Decoded, decode_batch
 from schemas.columns import RAW_SCHEMA, UTC_MICROSECONDS
 from schemas.events import TransactionRecorded
 
-__all__ = ["KNOWN_SCHEMA", "Known", "id_hash"]
+__all__ = ["KNOWN_SCHEMA", "PAIR_SCHEMA", "Known", "id_hash"]
 
 #: One event of a known transaction; `status` is the one it went to, `created_at` the moment it is effective.
 KNOWN_SCHEMA = pl.Schema(
@@ -38,6 +38,7 @@ KNOWN_SCHEMA = pl.Schema(
         "created_at": UTC_MICROSECONDS,
     }
 )
+PAIR_SCHEMA = pl.Schema({"transaction_hash": pl.UInt64(), "account_hash": pl.UInt64()})
 _DETAILS = ("related_transaction_id", "business_code", "order_id", "metadata")
 _RECORDED = str(TransactionRecorded.__struct_config__.tag)
 _HEADS = {name: RAW_SCHEMA[name] for name in ("account_id", "version", "chain")}
@@ -58,10 +59,18 @@ class Known:
     `pairs`: `transaction_hash` and `account_hash` (UInt64) of every row of the file. `accounts`: `account_id`,
     each of the file's once. `heads`: `account_id`, `version`, `chain`. `broken`: `account_id`, `problem` of those
     whose stream cannot be continued. `owners`: `transaction_id`, `owner` of those that are known in an account
-    other than the file says.
+    other than the file says. `watch` is called with every decoded batch.
     """
 
-    def __init__(self, folder: Path | str, pairs: pl.DataFrame, accounts: pl.DataFrame) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        pairs: pl.DataFrame | None,
+        accounts: pl.DataFrame,
+        watch: Callable[[pl.DataFrame], None] | None = None,
+    ) -> None:
+        if pairs is None:
+            pairs = pl.DataFrame(schema=PAIR_SCHEMA)
         self.position = 0
         self.heads = pl.DataFrame(schema=_HEADS)
         self.broken = pl.DataFrame(schema={"account_id": pl.String(), "problem": pl.String()})
@@ -70,25 +79,20 @@ class Known:
         self._hashes = pairs.select("transaction_hash").unique()
         # A transaction that the file has in two accounts is known in another one for at least one of them.
         self._spread = (
-            pairs.unique()
-            .filter(pl.col("transaction_hash").is_duplicated())
-            .select("transaction_hash")
-            .unique()
+            pairs.unique().filter(pl.col("transaction_hash").is_duplicated()).select("transaction_hash").unique()
         )
         self._accounts = accounts
         self._spill = Spill(folder, "known")
         self._tail: list[pl.DataFrame] = []
+        self._watch = watch
 
-    def read(self, store: Store, connection: Connection, progress: Progress | None = None) -> None:
+    def read(self, store: Store, connection: Connection) -> None:
         """Read the whole store in one snapshot."""
-        del progress
         head = store.head(connection)
         self.heads = self._of_file(store.heads(connection))
         ends: list[pl.DataFrame] = []
         for raw in store.read(connection, until=head) if head else ():
-            decoded = decode_batch(raw, _DETAILS)
-            self._note_poison(decoded)
-            self._spill.add(self._of_transactions(decoded.events))
+            self._spill.add(self._of_transactions(self._decoded(raw)))
             ends.append(_ends(self._of_file(raw)))
         self.position = head
         self._check_heads(pl.concat(ends) if ends else _ends(pl.DataFrame(schema=RAW_SCHEMA)))
@@ -99,9 +103,7 @@ class Known:
         if head == self.position:
             return
         for raw in store.read(connection, after=self.position, until=head):
-            decoded = decode_batch(raw, _DETAILS)
-            self._note_poison(decoded)
-            self._tail.append(self._of_transactions(decoded.events))
+            self._tail.append(self._of_transactions(self._decoded(raw)))
         self.heads = self._of_file(store.heads(connection))
         self.position = head
 
@@ -116,6 +118,13 @@ class Known:
         frames = [] if staged is None else [staged]
         frames += [tail.filter(inside) for tail in self._tail]
         return pl.concat(frames).sort("position") if frames else pl.DataFrame(schema=KNOWN_SCHEMA)
+
+    def _decoded(self, raw: pl.DataFrame) -> pl.DataFrame:
+        decoded = decode_batch(raw, _DETAILS)
+        self._note_poison(decoded)
+        if self._watch is not None:
+            self._watch(decoded.events)
+        return decoded.events
 
     def _of_file(self, rows: pl.DataFrame) -> pl.DataFrame:
         return rows.join(self._accounts, on="account_id", how="semi")
@@ -145,7 +154,10 @@ class Known:
     def _note_poison(self, decoded: Decoded) -> None:
         if decoded.poison:
             found = pl.DataFrame(
-                [(poison.account_id, f"event at position {poison.position} is unreadable") for poison in decoded.poison],
+                [
+                    (poison.account_id, f"event at position {poison.position} is unreadable")
+                    for poison in decoded.poison
+                ],
                 schema=self.broken.schema,
                 orient="row",
             )
@@ -156,7 +168,9 @@ class Known:
         self.broken = broken.unique("account_id", keep="first", maintain_order=True)
 
     def _check_heads(self, ends: pl.DataFrame) -> None:
-        last = ends.sort("version").group_by("account_id").agg(pl.col("events").sum(), pl.col("version", "chain").last())
+        last = (
+            ends.sort("version").group_by("account_id").agg(pl.col("events").sum(), pl.col("version", "chain").last())
+        )
         both = last.join(self.heads, on="account_id", how="full", coalesce=True, suffix="_head")
         problem = (
             pl.when(pl.col("version_head").is_null())
@@ -175,8 +189,10 @@ class Known:
 
 
 def _ends(raw: pl.DataFrame) -> pl.DataFrame:
-    return raw.sort("version").group_by("account_id").agg(
-        events=pl.len().cast(pl.Int64), version=pl.col("version").last(), chain=pl.col("chain").last()
+    return (
+        raw.sort("version")
+        .group_by("account_id")
+        .agg(events=pl.len().cast(pl.Int64), version=pl.col("version").last(), chain=pl.col("chain").last())
     )
 
 

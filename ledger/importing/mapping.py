@@ -23,9 +23,9 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The `[import]` table of the TOML file, or a file of its own.
 
     `columns` is our column name to theirs; `types` and `statuses` are their value to ours (`earn = "credit"`).
-    With `signed_amounts` the sign alone decides the type: negative is a debit. `amount_scale` is how many decimal places make one point's fraction: 2 reads
-    "12.34" as 1234, 0 reads "10.0" as 10; without it an amount is a plain integer. `timezone` is for times
-    without a zone. `delimiter` is CSV's.
+    With `signed_amounts` the sign alone decides the type: negative is a debit. `amount_scale` is how many decimal
+    places are points: 2 reads "12.34" as 1234, 0 reads "10.0" as 10; without it an amount is a plain integer.
+    `timezone` is for times without a zone. `delimiter` is CSV's.
     """
 
     columns: dict[str, str] = {}
@@ -75,7 +75,8 @@ def _check(mapping: Mapping, where: str) -> None:
         for theirs, value in getattr(mapping, key).items():
             if value not in ours:
                 raise ConfigurationError(
-                    f"[import] {key}: {theirs!r} is mapped to {value!r}, which is none of {', '.join(ours)}", where=where
+                    f"[import] {key}: {theirs!r} is mapped to {value!r}, which is none of {', '.join(ours)}",
+                    where=where,
                 )
     unknown = sorted(set(mapping.columns) - _COLUMNS)
     if unknown:
@@ -88,7 +89,9 @@ def _check(mapping: Mapping, where: str) -> None:
         raise ConfigurationError(f"[import] amount_scale must be 0 to {SCALE_MAX}", where=where)
     if mapping.timezone not in available_timezones():
         raise ConfigurationError(
-            f"[import] timezone: {mapping.timezone!r} is unknown", where=where, next_step="use a name like Europe/Berlin"
+            f"[import] timezone: {mapping.timezone!r} is unknown",
+            where=where,
+            next_step="use a name like Europe/Berlin",
         )
     if len(mapping.delimiter) != 1 or mapping.delimiter in '"\r\n\0' or not mapping.delimiter.isascii():
         raise ConfigurationError("[import] delimiter must be one ASCII character", where=where)

@@ -18,7 +18,7 @@ _TEXT_MAX = 80
 class Profiler:
     """Counts over the columns of every batch; does nothing unless `wanted`."""
 
-    def __init__(self, wanted: bool) -> None:
+    def __init__(self, *, wanted: bool) -> None:
         self._wanted = wanted
         self._columns: dict[str, _Column] = {}
 
@@ -57,7 +57,7 @@ class _Column:
             self.examples |= dict.fromkeys(texts.head(EXAMPLES).to_list())
         if self.counts is None:
             # Past the exact range the largest batch's estimate is a lower bound, and said to be approximate.
-            self.distinct = max(self.distinct, texts.approx_n_unique())
+            self.distinct = max(self.distinct, int(texts.to_frame("t").select(pl.col("t").approx_n_unique()).item()))
             return
         for value, count in texts.value_counts().iter_rows():
             self.counts[value] = self.counts.get(value, 0) + count

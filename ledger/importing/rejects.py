@@ -9,7 +9,7 @@ import polars as pl
 
 from schemas.errors import UsageError
 
-__all__ = ["REJECT_SCHEMA", "Rejects", "row_json"]
+__all__ = ["REJECT_SCHEMA", "Rejects", "as_rejects", "row_json"]
 
 #: `line` is the row's first line in the file (its number in a table); `column` is ours; `row` is the row as JSON.
 REJECT_SCHEMA = pl.Schema(
@@ -26,7 +26,7 @@ REJECT_SCHEMA = pl.Schema(
 class Rejects:
     """Writes rejects as CSV to a name beside `path`, which becomes `path` when the import has ended well.
 
-    No file is made where no row was rejected. `keys` collects nothing: memory does not grow with rejects.
+    No file is made where no row was rejected. Memory does not grow with rejects.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,3 +69,17 @@ class Rejects:
 def row_json(names: list[str]) -> pl.Expr:
     """The named columns of a row as one JSON object."""
     return pl.struct(names).struct.json_encode() if names else pl.lit("{}")
+
+
+def as_rejects(rows: pl.DataFrame, column: str, reason: pl.Expr) -> pl.DataFrame:
+    """Return typed rows (`line` and any columns) as rejects, each shown as it was understood."""
+    shown = [name for name in rows.columns if name not in ("line", "reason", "column")]
+    times = [name for name in shown if isinstance(rows.schema[name], pl.Datetime)]
+    texts = rows.with_columns(pl.col(name).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ") for name in times)
+    return rows.select(
+        line="line",
+        reason=reason,
+        column=pl.col("column") if "column" in rows.columns else pl.lit(column),
+        transaction_id=pl.col("transaction_id") if "transaction_id" in rows.columns else pl.lit(None, pl.String),
+        row=texts.select(row_json(shown)).to_series(),
+    ).cast(REJECT_SCHEMA)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Protocol, cast
+from typing import IO, Any, BinaryIO, Protocol
 
 import msgspec
 import polars as pl
 
 from ledger.importing.batches import LINE, Batch, bad_rows
 from ledger.importing.csv_reader import read_csv
+from ledger.importing.mapping import Mapping
 from schemas.errors import UsageError
 
-__all__ = ["FORMATS", "FileSource", "Source"]
+__all__ = ["FORMATS", "FileSource", "Source", "as_text", "column_name", "require_columns"]
 
 #: Format to the endings of its files.
 FORMATS = {"csv": (".csv",), "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",)}
@@ -60,7 +60,7 @@ class FileSource:
 
     def batches(self, *, delimiter: str = ",") -> Iterator[Batch]:
         """Yield the rows in order; UsageError where the file cannot be read or is empty."""
-        with self._open() as stream:
+        with self.open() as stream:
             if self.format == "csv":
                 yield from read_csv(stream, delimiter=delimiter, where=self.where)
             elif self.format == "jsonl":
@@ -80,15 +80,16 @@ class FileSource:
         )
 
     @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
+    def open(self) -> Iterator[BinaryIO]:
+        """Yield the file's bytes; UsageError where there is no such file."""
         if str(self.path) == "-":
             yield sys.stdin.buffer
             return
-        try:
-            stream = Path(self.path).open("rb")
-        except OSError as error:
-            raise UsageError(f"cannot open the file: {error.strerror}", where=self.where) from error
-        with stream:
+        with ExitStack() as stack:
+            try:
+                stream = stack.enter_context(Path(self.path).open("rb"))
+            except OSError as error:
+                raise UsageError(f"cannot open the file: {error.strerror}", where=self.where) from error
             yield stream
 
 
@@ -123,13 +124,13 @@ def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
 def _objects(lines: list[int], objects: list[dict[str, Any]], bad: list[tuple[int, str, object]]) -> Batch:
     names = dict.fromkeys(name for value in objects for name in value)
     columns = [
-        pl.Series(_column_name(name), [as_text(value.get(name)) for value in objects], dtype=pl.String)
-        for name in names
+        pl.Series(column_name(name), [as_text(value.get(name)) for value in objects], dtype=pl.String) for name in names
     ]
     return Batch(pl.DataFrame([pl.Series(LINE, lines, dtype=pl.Int64), *columns]), bad_rows(bad))
 
 
-def _column_name(name: str) -> str:
+def column_name(name: str) -> str:
+    """Return a column's name, changed where it is that of our line numbers."""
     return f"{name} (column)" if name == LINE else name
 
 
@@ -182,7 +183,7 @@ def _seekable(stream: BinaryIO) -> Iterator[IO[bytes]]:
 
 def _texts(rows: pl.DataFrame, before: int) -> pl.DataFrame:
     numbers = pl.int_range(before + 1, before + rows.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
-    columns = [_text(column).alias(_column_name(column.name)) for column in rows.get_columns()]
+    columns = [_text(column).alias(column_name(column.name)) for column in rows.get_columns()]
     return pl.DataFrame([numbers, *columns])
 
 
@@ -193,9 +194,24 @@ def _text(column: pl.Series) -> pl.Series:
         moments = column.cast(pl.Datetime("us", kind.time_zone))
         return moments.dt.strftime("%Y-%m-%dT%H:%M:%S%.6f" + ("%:z" if kind.time_zone else ""))
     if isinstance(kind, pl.Struct):
-        return column.to_frame("s").select(
-            pl.when(pl.col("s").is_not_null()).then(pl.col("s").struct.json_encode())
-        ).to_series()
+        return (
+            column.to_frame("s")
+            .select(pl.when(pl.col("s").is_not_null()).then(pl.col("s").struct.json_encode()))
+            .to_series()
+        )
     if isinstance(kind, pl.List | pl.Array | pl.Object):
         return pl.Series([as_text(value) for value in column.to_list()], dtype=pl.String)
     return column.cast(pl.String, strict=False)
+
+
+def require_columns(present: list[str], required: tuple[str, ...], mapping: Mapping, where: str) -> None:
+    """Raise UsageError if the input lacks a column that every row must have, or that the mapping names."""
+    wanted = [mapping.source_name(column) for column in required if not (column == "type" and mapping.signed_amounts)]
+    missing = [name for name in wanted if name not in present]
+    if missing:
+        found = ", ".join(name for name in present if name != LINE)
+        raise UsageError(
+            f"column {missing[0]!r} is missing; there are {found}",
+            where=where,
+            next_step="map its name under [import.columns], and check the delimiter",
+        )

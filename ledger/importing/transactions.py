@@ -16,17 +16,16 @@ import polars as pl
 
 from ledger.importing.batches import LINE
 from ledger.importing.decide import Decided, decide
-from ledger.importing.known import Known, id_hash
+from ledger.importing.known import PAIR_SCHEMA, Known, id_hash
 from ledger.importing.mapping import Mapping
 from ledger.importing.profile import Profiler
 from ledger.importing.rejects import Rejects
 from ledger.importing.result import Imported, Progress
 from ledger.importing.rows import OPTIONAL, REQUIRED, check_transactions
-from ledger.importing.sources import Source
+from ledger.importing.sources import Source, require_columns
 from ledger.importing.staging import Group, Spill, folder_for_staging
 from ledger.importing.wire import numbered, stored_rows
 from ledger.store import Store
-from schemas.errors import UsageError
 
 __all__ = ["import_transactions"]
 
@@ -50,7 +49,8 @@ def import_transactions(
         UsageError: the input is unreadable or empty, or lacks a column that every transaction has.
     """
     with folder_for_staging() as folder, Rejects(rejects) as refused:
-        staged = _stage(source, mapping or Mapping(), refused, Spill(folder, "rows"), Profiler(dry_run), progress)
+        staged = _Staged(Spill(folder, "rows"), Profiler(wanted=dry_run))
+        _stage(staged, source, mapping or Mapping(), refused, progress)
         known = Known(folder, staged.pairs(), staged.accounts)
         with store.snapshot() as connection:
             known.read(store, connection)
@@ -114,20 +114,14 @@ class _Staged:
 
     def add(self, good: pl.DataFrame) -> None:
         self.spill.add(good)
-        self.keys.append(
-            good.select(transaction_hash=id_hash("transaction_id"), account_hash=id_hash("account_id"))
-        )
+        self.keys.append(good.select(transaction_hash=id_hash("transaction_id"), account_hash=id_hash("account_id")))
         self.accounts = pl.concat([self.accounts, good.select("account_id")]).unique()
 
     def pairs(self) -> pl.DataFrame:
-        schema = {"transaction_hash": pl.UInt64(), "account_hash": pl.UInt64()}
-        return pl.concat([pl.DataFrame(schema=schema), *self.keys])
+        return pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), *self.keys])
 
 
-def _stage(
-    source: Source, mapping: Mapping, refused: Rejects, spill: Spill, profiler: Profiler, progress: Progress | None
-) -> _Staged:
-    staged = _Staged(spill, profiler)
+def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, progress: Progress | None) -> None:
     names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
     read = 0
     for index, batch in enumerate(source.batches(delimiter=mapping.delimiter)):
@@ -144,20 +138,6 @@ def _stage(
         read += batch.rows.height + batch.bad.height
         if progress is not None:
             progress(read, None)
-    return staged
-
-
-def require_columns(present: list[str], required: tuple[str, ...], mapping: Mapping, where: str) -> None:
-    """Raise UsageError if the input lacks a column that every row must have, or that the mapping names."""
-    wanted = [mapping.source_name(column) for column in required if not (column == "type" and mapping.signed_amounts)]
-    missing = [name for name in wanted if name not in present]
-    if missing:
-        found = ", ".join(name for name in present if name != LINE)
-        raise UsageError(
-            f"column {missing[0]!r} is missing; there are {found}",
-            where=where,
-            next_step="map its name under [import.columns], and check the delimiter",
-        )
 
 
 def _owners_in_file(staged: _Staged, broken: pl.DataFrame) -> pl.DataFrame:

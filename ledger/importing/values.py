@@ -16,7 +16,24 @@ from ledger.importing.rejects import REJECT_SCHEMA, row_json
 from schemas.columns import UTC_MICROSECONDS
 from schemas.events import AMOUNT_MAX, ID_LENGTH_MAX
 
-__all__ = ["Check", "Metadata", "amount_checks", "id_checks", "integer", "mapped", "metadata", "pick", "split", "times"]
+__all__ = [
+    "Check",
+    "Metadata",
+    "Times",
+    "amount_checks",
+    "id_checks",
+    "integer",
+    "mapped",
+    "metadata",
+    "pick",
+    "quoted",
+    "split",
+    "time_checks",
+    "times",
+    "unknown",
+    "whole",
+    "whole_checks",
+]
 
 NESTING_MAX = 100
 _FAST_TIME = r"^\d{4}-\d\d-\d\d[T ][0-2]\d:[0-5]\d:[0-5]\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?$"
@@ -119,6 +136,27 @@ def unknown(column: str, values: str, legal: Sequence[str]) -> pl.Expr:
 
 def integer(column: str, scale: int | None) -> tuple[pl.Expr, pl.Expr]:
     """Return (sign text "" or "-", magnitude Int64 or null) of a column of numbers, by the decimal scale."""
+    sign, digits = _number(column, scale)
+    return sign, digits.cast(pl.Int64, strict=False)
+
+
+def whole(column: str, scale: int | None) -> pl.Expr:
+    """Return a column of numbers as Int64 with its sign, null where it is none."""
+    sign, digits = _number(column, scale)
+    return (sign + digits).cast(pl.Int64, strict=False)
+
+
+def whole_checks(column: str, scale: int | None) -> list[Check]:
+    """The checks of a number of points that may be any int64; `column + "_value"` is what `whole` made of it."""
+    hint = "" if scale is not None else "; set [import] amount_scale if the file has decimals"
+    reason = pl.format(f"{column} must be an integer of 64 bits: {{}}{hint}", quoted(pl.col(column)))
+    return [
+        Check(column, pl.col(column).is_null(), pl.lit(f"{column} is missing")),
+        Check(column, pl.col(f"{column}_value").is_null(), reason),
+    ]
+
+
+def _number(column: str, scale: int | None) -> tuple[pl.Expr, pl.Expr]:
     text = pl.col(column).str.strip_chars()
     sign = pl.when(text.str.starts_with("-")).then(pl.lit("-")).otherwise(pl.lit(""))
     if scale is None:
@@ -128,7 +166,7 @@ def integer(column: str, scale: int | None) -> tuple[pl.Expr, pl.Expr]:
         pattern = rf"^[+-]?(\d+)(?:\.(\d{{0,{scale}}})0*)?$"
         fraction = text.str.extract(pattern, 2).fill_null("").str.pad_end(scale, "0")
         digits = text.str.extract(pattern, 1) + fraction
-    return sign, digits.str.strip_chars_start("0").replace("", "0").cast(pl.Int64, strict=False)
+    return sign, digits.str.strip_chars_start("0").replace("", "0")
 
 
 def amount_checks(column: str, scale: int | None, *, signed: bool) -> list[Check]:
@@ -171,8 +209,11 @@ def times(texts: pl.Series, zone: ZoneInfo) -> Times:
     frame = stripped.to_frame("text").select(
         "text", plain=pl.col("text").str.contains(_FAST_TIME), zoned=pl.col("text").str.contains(_ZONED)
     )
-    utc = pl.when("zoned").then("text").otherwise(pl.col("text") + "Z").str.to_datetime(
-        "%+", time_unit="us", time_zone="UTC", strict=False
+    utc = (
+        pl.when("zoned")
+        .then("text")
+        .otherwise(pl.col("text") + "Z")
+        .str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
     )
     local = utc.dt.replace_time_zone(None).dt.replace_time_zone(zone.key, ambiguous="earliest", non_existent="null")
     moment = pl.when("zoned").then(utc).otherwise(local.dt.convert_time_zone("UTC") if zone.key != "UTC" else utc)
@@ -182,13 +223,10 @@ def times(texts: pl.Series, zone: ZoneInfo) -> Times:
     others = frame.filter(~pl.col("plain"))["text"]
     if others.len():
         read = {text: _time(text, zone) for text in others.unique().to_list()}
-        values = {text: moment for text, (moment, _) in read.items()}
         naive += sum(read[text][1] for text in others.to_list())
-        slow = pl.Series(
-            [None if moment is not None or text is None else values.get(text) for text, moment in zip(stripped, moments)],
-            dtype=UTC_MICROSECONDS,
-        )
-        moments = pl.select(pl.coalesce(moments, slow)).to_series()
+        slow = pl.Series([moment for moment, _ in read.values()], dtype=UTC_MICROSECONDS)
+        replaced = pl.col("text").replace_strict(list(read), slow, default=None, return_dtype=UTC_MICROSECONDS)
+        moments = frame.select(pl.coalesce(moments, replaced)).to_series()
     in_range = moments.is_between(_FIRST, _LAST)
     return Times(moments.to_frame("m").select(pl.when(in_range).then("m")).to_series(), naive)
 

@@ -60,11 +60,15 @@ def numbered(events: pl.DataFrame, heads: pl.DataFrame) -> pl.DataFrame:
     )
     is_first = pl.col("account_id") != pl.col("account_id").shift(1)
     firsts = joined.filter(is_first.fill_null(True))
-    opening = firsts.filter(pl.col("head_version").is_null()).with_columns(
-        pl.lit(None).cast(joined.schema[name]).alias(name)
-        for name in NEW_EVENT_COLUMNS
-        if name not in ("event", "effective_at", "recorded_at")
-    ).with_columns(event=pl.lit(_OPENED), place=pl.col("place") - 1)
+    opening = (
+        firsts.filter(pl.col("head_version").is_null())
+        .with_columns(
+            pl.lit(None).cast(joined.schema[name]).alias(name)
+            for name in NEW_EVENT_COLUMNS
+            if name not in ("event", "effective_at", "recorded_at")
+        )
+        .with_columns(event=pl.lit(_OPENED), place=pl.col("place") - 1)
+    )
     opening = opening.join(firsts.filter(pl.col("event") == _OPENED).select("account_id"), on="account_id", how="anti")
     full = pl.concat([joined, opening]).sort("place") if opening.height else joined
     run = pl.col("account_id").rle_id()
@@ -97,9 +101,7 @@ def _states(events: pl.DataFrame) -> pl.Series:
     }
     names = NEW_EVENT_COLUMNS[3:-2]
     of_transaction = _json(common | {name: pl.col(name) for name in names}).str.strip_suffix("}")
-    whole = pl.concat_str(
-        of_transaction, pl.lit(',"metadata":'), pl.col("metadata").fill_null("null"), pl.lit("}")
-    )
+    whole = pl.concat_str(of_transaction, pl.lit(',"metadata":'), pl.col("metadata").fill_null("null"), pl.lit("}"))
     of_account = _json(common | {"reason": pl.col("reason")})
     is_account = pl.col("transaction_id").is_null()
     if not events["transaction_id"].has_nulls():
@@ -108,7 +110,8 @@ def _states(events: pl.DataFrame) -> pl.Series:
 
 
 def _json(fields: dict[str, pl.Expr]) -> pl.Expr:
-    return pl.struct(**fields).struct.json_encode()
+    columns = [column.alias(name) for name, column in fields.items()]
+    return pl.struct(columns).struct.json_encode()
 
 
 def at(moment: datetime) -> pl.Expr:

@@ -1,0 +1,151 @@
+"""Import of the live table's account rows: as rows for `drift` to compare."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+from sqlalchemy import select
+
+from ledger import bulk
+from ledger.importing import values
+from ledger.importing.batches import LINE
+from ledger.importing.mapping import ACCOUNT_STATUSES, Mapping
+from ledger.importing.openings import append_openings
+from ledger.importing.profile import Profiler
+from ledger.importing.rejects import Rejects, as_rejects
+from ledger.importing.result import Imported, Progress
+from ledger.importing.sources import Source, require_columns
+from ledger.importing.values import Check
+from ledger.store import Store
+from ledger.tables import IMPORTED_ACCOUNTS
+from schemas.columns import UTC_MICROSECONDS
+
+__all__ = ["ACCOUNT_SCHEMA", "import_accounts"]
+
+REQUIRED = ("account_id", "balance", "frozen_amount", "status")
+OPTIONAL = ("locked_at",)
+
+#: A good row of an accounts table.
+ACCOUNT_SCHEMA = pl.Schema(
+    {
+        LINE: pl.Int64(),
+        "account_id": pl.String(),
+        "balance": pl.Int64(),
+        "frozen_amount": pl.Int64(),
+        "status": pl.String(),
+        "locked_at": UTC_MICROSECONDS,
+    }
+)
+_CONTENT = ["balance", "frozen_amount", "status", "locked_at"]
+
+
+def import_accounts(
+    store: Store,
+    source: Source,
+    *,
+    mapping: Mapping | None = None,
+    now: datetime,
+    as_opening_at: datetime | None = None,
+    dry_run: bool = False,
+    rejects: Path,
+    progress: Progress | None = None,
+) -> Imported:
+    """Import account rows: into `imported_accounts`, or with `as_opening_at` as opening balances, which are events.
+
+    The second row of an account is unchanged if it says the same, else a reject. Memory grows with the accounts.
+
+    Raises:
+        UsageError: the input is unreadable or empty, or lacks a column that every account has.
+    """
+    mapping = mapping or Mapping()
+    profiler = Profiler(wanted=dry_run)
+    ignored: set[str] = set()
+    naive = 0
+    names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
+    parts = [pl.DataFrame(schema=ACCOUNT_SCHEMA)]
+    with Rejects(rejects) as refused:
+        for index, batch in enumerate(source.batches(delimiter=mapping.delimiter)):
+            if index == 0 and source.has_header:
+                require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
+            ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
+            refused.add(batch.bad)
+            profiler.add(batch.rows)
+            if batch.rows.height:
+                good, bad, naive_count = _check(batch.rows, mapping)
+                parts.append(good)
+                refused.add(bad)
+                naive += naive_count
+        rows, repeats, conflicts = _distinct(pl.concat(parts))
+        refused.add(conflicts)
+        if as_opening_at is None:
+            imported, unchanged = _keep(store, rows, dry_run=dry_run)
+            events = 0
+        else:
+            opened = append_openings(store, rows, at=as_opening_at, now=now, dry_run=dry_run, progress=progress)
+            imported, unchanged, events = opened.imported, opened.unchanged, opened.events
+            refused.add(opened.rejects)
+    return Imported(
+        imported=imported,
+        unchanged=unchanged + repeats,
+        rejected=refused.count,
+        rejects=refused.file,
+        events=events,
+        profile=profiler.profile() if dry_run else None,
+        ignored_columns=sorted(ignored),
+        naive_times=naive,
+    )
+
+
+def _check(rows: pl.DataFrame, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    picked = values.pick(rows, REQUIRED + OPTIONAL, mapping)
+    locked = values.times(picked["locked_at"], mapping.zone)
+    status, bad_status = values.mapped("status", mapping.statuses, ACCOUNT_STATUSES)
+    points = {column: values.whole(column, mapping.amount_scale) for column in ("balance", "frozen_amount")}
+    read = picked.with_columns(
+        locked_at_moment=locked.moments,
+        status_value=status,
+        **{f"{column}_value": value for column, value in points.items()},
+    )
+    checks = [
+        *values.id_checks("account_id"),
+        *(check for column in points for check in values.whole_checks(column, mapping.amount_scale)),
+        Check("status", bad_status, values.unknown("status", "statuses", ACCOUNT_STATUSES)),
+        *values.time_checks("locked_at", required=False),
+    ]
+    passed, rejects = values.split(read, rows, checks)
+    good = passed.select(
+        LINE,
+        "account_id",
+        balance="balance_value",
+        frozen_amount="frozen_amount_value",
+        status="status_value",
+        locked_at="locked_at_moment",
+    )
+    return good, rejects, locked.naive_count
+
+
+def _distinct(rows: pl.DataFrame) -> tuple[pl.DataFrame, int, pl.DataFrame]:
+    """Return the first row of every account, how many rows repeat it, and the rows that contradict it."""
+    first = rows.unique("account_id", keep="first", maintain_order=True)
+    if first.height == rows.height:
+        return rows, 0, as_rejects(rows.clear(), "account_id", pl.lit(""))
+    others = rows.join(first.select(LINE), on=LINE, how="anti")
+    contrary = others.join(first, on=["account_id", *_CONTENT], how="anti", nulls_equal=True, maintain_order="left")
+    reason = pl.format("conflicting duplicate: the file has account '{}' before, with other content", "account_id")
+    return first, others.height - contrary.height, as_rejects(contrary, "account_id", reason)
+
+
+def _keep(store: Store, rows: pl.DataFrame, *, dry_run: bool) -> tuple[int, int]:
+    """Write the rows that are new or different; return how many those are and how many were the same."""
+    wire_time = pl.col("locked_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+    table = rows.drop(LINE).with_columns(locked_at=wire_time)
+    schema = {column.name: table.schema[column.name] for column in IMPORTED_ACCOUNTS.columns}
+    with store.snapshot() if dry_run else store.writing() as connection:
+        # A time without microseconds is null text to some drivers; compared as text it is exact.
+        before = bulk.select_rows(connection, select(*IMPORTED_ACCOUNTS.columns), schema)
+        changed = table.join(before, on=["account_id", *_CONTENT], how="anti", nulls_equal=True)
+        if not dry_run:
+            bulk.upsert_rows(connection, IMPORTED_ACCOUNTS, changed.select(list(schema)))
+    return changed.height, table.height - changed.height
