@@ -90,7 +90,7 @@ def decode(
     known = EVENT_TYPES if types is None else types
     try:
         event = _convert(data, upcasters, known)
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors.
+    except (ValueError, OverflowError, RecursionError) as error:  # msgspec's errors are ValueErrors.
         return PoisonEvent(position=position, account_id=account_id, version=version, reason=str(error))
     if account_id is not None and (event.account_id, event.version) != (account_id, version):
         reason = f"the bytes say {event.account_id!r} version {event.version}, the store says otherwise"
@@ -111,4 +111,10 @@ def _convert(data: bytes, upcasters: Upcasters, types: dict[str, type[Event]]) -
     extra = {key: value for key, value in fields.items() if key not in names and key != "event"}
     known = {key: value for key, value in fields.items() if key in names or key == "event"}
     event = msgspec.convert(known, cls)
-    return msgspec.structs.replace(event, extra=extra) if extra else event
+    changes: dict[str, Any] = {"extra": extra} if extra else {}
+    for name in ("effective_at", "recorded_at"):
+        moment = getattr(event, name)
+        if moment.tzinfo is not UTC:
+            # OverflowError for a moment that UTC has no year for.
+            changes[name] = moment.astimezone(UTC)
+    return msgspec.structs.replace(event, **changes) if changes else event
