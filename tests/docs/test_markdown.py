@@ -81,6 +81,42 @@ def test_commands_are_read_with_their_output() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        "```console\n$ echo one\ntwo\n```\n",
+        "```console\n$ echo one; false\none\n```\n",
+        "```python\nprint(1)  #> 2\n```\n",
+        "```python\nprint(1)\n```\n",
+        "```python\nprint(1)\n```\n\n```text\n2\n```\n",
+        "```sh\nmake no-such-target\n```\n",
+        "```sh\nrm -rf .\n```\n",
+        "```json\n{\n```\n",
+        "```unknown\nsomething\n```\n",
+        "```\nno language\n```\n",
+    ],
+)
+def test_a_block_that_lies_is_found(document: str, tmp_path: Path) -> None:
+    """A document whose block does something other than it shows fails the test of blocks."""
+    found = blocks(document)
+    with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)):
+        _check(found[0], found[1] if len(found) > 1 else None, tmp_path, "here")
+
+
+def test_a_block_that_is_true_passes(tmp_path: Path) -> None:
+    """Blocks of one document see the files of those before them."""
+    document = (
+        "```csv points.csv\na,b\n1,2\n```\n\n"
+        "```console\n$ cat points.csv\na,...\n1,2\n$ ls; echo done\n...\ndone\n```\n\n"
+        "```python\nprint(open('points.csv').readline().strip())  #> a,b\n```\n\n"
+        "```sh\nmake test SIZE=1  # all\n```\n"
+    )
+    found = blocks(document)
+    assert [block.language for block in found] == ["csv", "console", "python", "sh"]
+    for block in found:
+        _check(block, None, tmp_path, "here")
+
+
 def _check(block: Block, following: Block | None, folder: Path, where: str) -> None:
     if block.name:
         (folder / block.name).write_text(block.body)
@@ -112,7 +148,7 @@ def _run_python(block: Block, following: Block | None, folder: Path, where: str)
     shown = "\n".join(re.findall(r"#> ?(.*)$", block.body, re.MULTILINE))
     if not shown and following is not None and following.language == "text":
         shown = following.body
-    done = _run([sys.executable, "-W", "error", "-c", block.body], folder)
+    done = _run([sys.executable, "-c", block.body], folder)
     assert done.returncode == 0, f"{where}: exit status {done.returncode}\n{done.stdout}"
     assert matches(shown, done.stdout), f"{where}: shown\n{shown}\nreal\n{done.stdout}"
 
