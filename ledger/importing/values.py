@@ -83,7 +83,8 @@ def split(checked: pl.DataFrame, rows: pl.DataFrame, checks: Sequence[Check]) ->
     if not bad.any():
         return checked, pl.DataFrame(schema=REJECT_SCHEMA)
     # Reasons are worded only for the few rows that need one.
-    failed = checked.with_columns(nul=has_nul).filter(bad)
+    # One chunk, since polars 2.1 panics where pl.format meets a chunk that a filter left empty.
+    failed = checked.with_columns(nul=has_nul).filter(bad).rechunk()
     wording = [nul._replace(is_bad=pl.col("nul")), *checks]
     rejects = failed.with_columns(
         reason=pl.coalesce(pl.when(check.is_bad).then(check.reason) for check in wording),
