@@ -50,9 +50,17 @@ class Upcasters:
         while version < self.current:
             step = self._steps.get((tag, version))
             # A tag whose shape did not change between two versions needs no function.
-            fields = step(dict(fields)) if step else fields
+            fields = _lifted(step, fields) if step else fields
             version += 1
         return {**fields, "schema_version": self.current}
+
+
+def _lifted(step: Upcaster, fields: Fields) -> Fields:
+    try:
+        return step(dict(fields))
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        # An upcaster meets whatever was stored: fields that it cannot lift are poison, not a failure of the reader.
+        raise ValueError(f"cannot be lifted from its schema version: {error!r}") from error
 
 
 _UPCASTERS = Upcasters()
