@@ -85,7 +85,9 @@ def decode_batch(raw: pl.DataFrame, details: tuple[str, ...] = ()) -> Decoded:
     names = [name for name in EVENT_SCHEMA if name not in DETAIL_COLUMNS or name in details]
     if raw.is_empty():
         return Decoded(_empty(names), [])
-    parsed = _parse(raw["state"], names)
+    # Bytes that a chain vouches for passed the strict decoder when they were appended, and what is not those bytes
+    # any more, the sequence gate finds by the chain.
+    parsed = _parse(raw["state"], names, is_chained=raw["chain"].null_count() == 0)
     if parsed is None:
         return _decode_rows(raw, names)
     whole = parsed.with_columns(raw["position", "account_id", "version", "state", "chain"])
@@ -111,7 +113,7 @@ def _empty(names: list[str]) -> pl.DataFrame:
     return pl.DataFrame(schema={**schema, "state": pl.Binary(), "chain": pl.Binary()})
 
 
-def _parse(states: pl.Series, names: list[str]) -> pl.DataFrame | None:
+def _parse(states: pl.Series, names: list[str], *, is_chained: bool) -> pl.DataFrame | None:
     """Return the columns that polars reads from the lines, or None where it cannot read them as one document."""
     wire: dict[str, pl.DataType] = {
         name: pl.String() if name in _TIMES else EVENT_SCHEMA[name] for name in names if name != "position"
@@ -131,7 +133,7 @@ def _parse(states: pl.Series, names: list[str]) -> pl.DataFrame | None:
     wire_names = {"account_id": "wire_account_id", "version": "wire_version"}
     return (
         parsed.with_columns(states.alias("state"))
-        .with_columns(is_wire_form=_is_wire_form(names))
+        .with_columns(is_wire_form=_is_wire_form(names, is_chained=is_chained))
         .rename(wire_names)
         .with_columns(
             pl.col(name).str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False) for name in _TIMES
@@ -139,18 +141,23 @@ def _parse(states: pl.Series, names: list[str]) -> pl.DataFrame | None:
     )
 
 
-def _is_wire_form(names: list[str]) -> pl.Expr:
+def _is_wire_form(names: list[str], *, is_chained: bool) -> pl.Expr:
     """Rows whose values polars has not made into something else on the way.
 
-    It makes text of a value of any type, makes NUL of half a surrogate pair, and cuts what is smaller than a
-    microsecond where the strict decoder rounds.
+    It cuts what is smaller than a microsecond where the strict decoder rounds. And, in bytes that nobody vouches
+    for, it makes text of a value of any type and NUL of half a surrogate pair.
     """
+    is_wire_time = [
+        (pl.col(name).str.len_bytes() == WIRE_TIME_BYTES) & pl.col(name).str.ends_with("Z") for name in _TIMES
+    ]
+    if is_chained:
+        return pl.all_horizontal(is_wire_time)
     state = pl.col("state")
     opening = {name: '"' for name in ("account_id", "transaction_id", *DETAIL_COLUMNS) if name in names}
     if "metadata" in names:
         opening["metadata"] = "{"
     return pl.all_horizontal(
-        *((pl.col(name).str.len_bytes() == WIRE_TIME_BYTES) & pl.col(name).str.ends_with("Z") for name in _TIMES),
+        *is_wire_time,
         *(pl.col(name).is_null() | state.bin.contains(f'"{name}":{mark}'.encode()) for name, mark in opening.items()),
         *(~pl.col(name).str.contains("\0", literal=True).fill_null(False) for name in DETAIL_COLUMNS if name in names),
     )
