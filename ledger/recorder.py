@@ -106,9 +106,7 @@ class LedgerRecorder(SQLAlchemyApplicationRecorder):
         lock_appends(connection)
         heads = _heads(connection, sorted({str(event.originator_id) for event in stored_events}))
         rows = list(_linked(stored_events, heads))
-        # Ids must come in the order of the events, since position order is version order within an account.
-        statement = insert(EVENTS).returning(EVENTS.c.id, sort_by_parameter_order=True)
-        positions = list(connection.execute(statement, rows).scalars())
+        positions = list(connection.execute(_INSERT, rows).scalars())
         _move(connection, heads)
         self._notify_channel(session)
         return positions
@@ -167,6 +165,9 @@ def _account_select() -> Select[Any]:
 
 
 _ACCOUNT = _account_select()
+
+# Ids must come in the order of the events, since position order is version order within an account.
+_INSERT = insert(EVENTS).returning(EVENTS.c.id, sort_by_parameter_order=True)
 
 
 def _check_whole(account_id: str, rows: Sequence[RowMapping]) -> None:

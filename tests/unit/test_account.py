@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from datetime import UTC, datetime, timedelta, timezone
 
 import msgspec
@@ -22,28 +23,40 @@ from schemas.errors import CommandRefused, LedgerReplayError, PointsOverflow, Us
 class Clock:
     """A clock that goes on by a minute each time it is read."""
 
-    def __init__(self) -> None:
-        self.minutes = itertools.count()
+    def __init__(self, minutes: int = 0) -> None:
+        self.minutes = itertools.count(minutes)
 
     def __call__(self) -> datetime:
         return START + timedelta(minutes=next(self.minutes))
 
 
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """The file of a ledger with an open account `a` of 100 points, made once and copied for each test."""
+    folder = tmp_path_factory.mktemp("template")
+    store = Store.at(folder)
+    ledger = Ledger(store, clock=Clock())
+    ledger.open("a")
+    ledger.credit("a", "first", 100)
+    store.close()
+    return folder / "ledger.db"
+
+
 @pytest.fixture
-def store(tmp_path):
-    """A new store."""
+def ledger(template, tmp_path):
+    """A ledger with an open account `a` of 100 points."""
+    shutil.copy(template, tmp_path)
     store = Store.at(tmp_path)
-    yield store
+    yield Ledger(store, clock=Clock(2))
     store.close()
 
 
 @pytest.fixture
-def ledger(store):
-    """A ledger with an open account `a` of 100 points."""
-    ledger = Ledger(store, clock=Clock())
-    ledger.open("a")
-    ledger.credit("a", "first", 100)
-    return ledger
+def store(tmp_path):
+    """A new store."""
+    store = Store.at(tmp_path / "new")
+    yield store
+    store.close()
 
 
 def sums(ledger, account_id="a"):
