@@ -10,7 +10,10 @@ import polars as pl
 
 from ledger.importing.rejects import REJECT_SCHEMA
 
-__all__ = ["LINE", "Batch", "bad_rows"]
+__all__ = ["LINE", "BadRow", "Batch", "bad_rows"]
+
+#: Line, reason, and whatever was read of the row.
+BadRow = tuple[int, str, str | list[str] | None]
 
 #: The column of line numbers; no column of a file can have this name, since readers refuse it.
 LINE = "line"
@@ -27,20 +30,18 @@ class Batch(NamedTuple):
     bad: pl.DataFrame
 
 
-def bad_rows(rows: Sequence[tuple[int, str, object]]) -> pl.DataFrame:
-    """Return (line, reason, whatever was read of the row) as rejects."""
+def bad_rows(rows: Sequence[BadRow]) -> pl.DataFrame:
+    """Return rows that could not be read as rejects."""
     table = [(line, reason, None, None, _json(row)) for line, reason, row in rows]
     return pl.DataFrame(table, schema=REJECT_SCHEMA, orient="row")
 
 
-def _json(row: object) -> str:
+def _json(row: str | list[str] | None) -> str:
     # Bytes that were no UTF-8 travel as lone surrogates, which JSON does not take: they are shown as \\udcXX.
     if isinstance(row, str):
         row = _printable(row)
     elif isinstance(row, list):
         row = [_printable(value) for value in row]
-    elif isinstance(row, dict):
-        row = {_printable(key): _printable(value) for key, value in row.items()}
     return msgspec.json.encode(row).decode()
 
 

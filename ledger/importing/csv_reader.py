@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import polars as pl
 
-from ledger.importing.batches import LINE, Batch, bad_rows
+from ledger.importing.batches import LINE, BadRow, Batch, bad_rows
 from schemas.errors import UsageError
 
 __all__ = ["read_csv"]
@@ -180,7 +180,7 @@ def _slow(lines: _Lines, header: list[str], delimiter: str) -> Iterator[Batch]:
     while not lines.at_block_end():
         rows: list[list[str]] = []
         starts: list[int] = []
-        bad: list[tuple[int, str, object]] = []
+        bad: list[BadRow] = []
         while len(rows) < SLICE_ROWS and not lines.at_block_end():
             start = lines.line + 1
             try:
@@ -196,7 +196,7 @@ def _slow(lines: _Lines, header: list[str], delimiter: str) -> Iterator[Batch]:
         yield _batch(header, rows, starts, bad)
 
 
-def _batch(header: list[str], rows: list[list[str]], starts: list[int], bad: list[tuple[int, str, object]]) -> Batch:
+def _batch(header: list[str], rows: list[list[str]], starts: list[int], bad: list[BadRow]) -> Batch:
     try:
         columns = _columns(header, rows)
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, se
 from sqlalchemy.types import LargeBinary
 
 from ledger import bulk
-from ledger.importing.batches import bad_rows
+from ledger.importing.batches import BadRow, bad_rows
 from ledger.importing.rejects import Rejects
 from ledger.importing.result import Imported, Progress
 from ledger.importing.sources import FileSource
@@ -164,7 +164,7 @@ class _Judge:
             self._heads |= {account: dry.heads[account] for account in accounts if account in dry.heads}
         self._stored = _stored(connection, [line for line in lines if line[2] <= self._heads.get(line[1], (0,))[0]])
         self.new: list[tuple[str, int, str, bytes, bytes]] = []
-        self.bad: list[tuple[int, str, object]] = []
+        self.bad: list[BadRow] = []
         self.unchanged = 0
 
     def take(self, line: int, account_id: str, version: int, tag: str, state: bytes) -> None:
@@ -225,7 +225,7 @@ def _batches(source: FileSource) -> Iterator[list[tuple[int, bytes]]]:
             raise UsageError("the file is empty", where=source.where, next_step="check that it was written whole")
 
 
-def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[tuple[int, str, object]]]:
+def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[BadRow]]:
     """Return the lines that are events, and those that are none with the reason."""
     decoder = msgspec.json.Decoder(_Key)
     rows: list[tuple[int, str | None, int | None, bytes, None]] = []
@@ -238,7 +238,7 @@ def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[tuple[int, 
             rows.append((number, None, None, data, None))
     decoded = decode_batch(pl.DataFrame(rows, schema=RAW_SCHEMA, orient="row"))
     texts = dict(lines) if decoded.poison else {}
-    bad: list[tuple[int, str, object]] = [
+    bad: list[BadRow] = [
         (poison.position, f"the line is no event: {poison.reason}", _text(texts[poison.position]))
         for poison in decoded.poison
     ]

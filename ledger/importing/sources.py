@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO, Protocol
 import msgspec
 import polars as pl
 
-from ledger.importing.batches import LINE, Batch, bad_rows
+from ledger.importing.batches import LINE, BadRow, Batch, bad_rows
 from ledger.importing.csv_reader import read_csv
 from ledger.importing.mapping import Mapping
 from schemas.errors import UsageError
@@ -97,7 +97,7 @@ def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
     decoder = msgspec.json.Decoder()
     lines: list[int] = []
     objects: list[dict[str, Any]] = []
-    bad: list[tuple[int, str, object]] = []
+    bad: list[BadRow] = []
     number = 0
     for number, data in enumerate(stream, start=1):
         text = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
@@ -109,7 +109,7 @@ def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
             bad.append((number, f"the line is not JSON: {error}", text.decode("utf-8", "surrogateescape")))
             continue
         if not isinstance(value, dict):
-            bad.append((number, "the line is no JSON object", value))
+            bad.append((number, "the line is no JSON object", text.decode()))
             continue
         lines.append(number)
         objects.append(value)
@@ -121,7 +121,7 @@ def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
     yield _objects(lines, objects, bad)
 
 
-def _objects(lines: list[int], objects: list[dict[str, Any]], bad: list[tuple[int, str, object]]) -> Batch:
+def _objects(lines: list[int], objects: list[dict[str, Any]], bad: list[BadRow]) -> Batch:
     names = dict.fromkeys(name for value in objects for name in value)
     columns = [
         pl.Series(column_name(name), [as_text(value.get(name)) for value in objects], dtype=pl.String) for name in names
