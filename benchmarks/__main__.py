@@ -92,7 +92,8 @@ def _run(name: str, folder: Path) -> Measured:
     )
     measured: Measured = json.loads(done.stdout.splitlines()[-1])
     rate = measured["events"] / measured["seconds"]
-    print(f"{name}: {measured['seconds']:.2f} s, {rate:,.0f} events/s, {measured['settings']}", file=sys.stderr)
+    figures = f"{measured['seconds']:.2f} s, {rate:,.0f} events/s, {measured['cpu_seconds']:.2f} s of processor time"
+    print(f"{name}: {figures}, {measured['peak_bytes'] / 1e6:,.0f} MB", file=sys.stderr)
     return measured
 
 

@@ -2,7 +2,7 @@
 
 A folder holds `transactions.csv`, and then what the tasks make of it: `ours/ledger.db` and `peer.db`. The last line
 of output is one JSON object: `seconds` (the measured part alone), `events`, `check` (what ours and the peer's must
-agree on), `peak_bytes` (of the whole process), and `settings`.
+agree on), `peak_bytes` and `cpu_seconds` (of the whole process), and `settings`.
 """
 
 from __future__ import annotations
@@ -112,9 +112,10 @@ def main() -> None:
     """Run one task and print what it measured."""
     name, folder = sys.argv[1:]
     measured = TASKS[name](Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    usage = resource.getrusage(resource.RUSAGE_SELF)
     # Linux counts it in KiB, macOS in bytes.
-    measured["peak_bytes"] = peak if sys.platform == "darwin" else peak * 1024
+    measured["peak_bytes"] = usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
+    measured["cpu_seconds"] = usage.ru_utime + usage.ru_stime
     print(msgspec.json.encode(measured).decode())
 
 
