@@ -108,11 +108,12 @@ class Gate:
             )
         )
         broken = self._broken_chains(events, keys)
-        if broken.height:
-            keys = keys.join(broken, on="account_id", how="left").with_columns(
-                is_next=pl.col("is_next") & (pl.col("broken_at").is_null() | (pl.col("version") < pl.col("broken_at")))
-            )
-        return keys
+        if broken.is_empty():
+            return keys.with_columns(is_broken=False)
+        return keys.join(broken, on="account_id", how="left").with_columns(
+            is_next=pl.col("is_next") & (pl.col("broken_at").is_null() | (pl.col("version") < pl.col("broken_at"))),
+            is_broken=pl.col("version").eq_missing(pl.col("broken_at")),
+        )
 
     def _broken_chains(self, events: pl.DataFrame, keys: pl.DataFrame) -> pl.DataFrame:
         """Return `account_id` and `broken_at`, the first version whose bytes are not those that were appended."""
@@ -145,10 +146,8 @@ class Gate:
         self.last = pl.concat([kept, newest])
 
     def _hold_back(self, events: pl.DataFrame, keys: pl.DataFrame) -> None:
-        poisoned = pl.DataFrame(
-            [(p.account_id, p.version) for p in self.poison], schema={k: LAST_SCHEMA[k] for k in _KEY}, orient="row"
-        )
-        behind = keys.filter(~pl.col("is_next") & ~pl.col("is_repeat")).join(poisoned, on=_KEY, how="anti")
+        # An event whose bytes are not those of the chain is poison: it waits for nothing.
+        behind = keys.filter(~pl.col("is_next") & ~pl.col("is_repeat") & ~pl.col("is_broken"))
         held = events[behind["row"].sort()]
         self.waiting = held if self.waiting is None else pl.concat([self.waiting, held])
         if self.waiting.height > WAITING_EVENTS_MAX:
@@ -172,6 +171,21 @@ class Gate:
         ]
 
     def _gaps(self) -> list[Parked]:
+        waits = self._waits()
+        # An account that nothing waits for any more, though some of its events were let go, is not whole either.
+        drained = sorted(self.let_go.difference(found.account_id for found in waits))
+        reached = dict(self.last.select(_KEY).iter_rows()) if drained else {}
+        return waits + [
+            Parked(
+                account_id=account_id,
+                version=reached.get(account_id, 0) + 1,
+                reason="version_gap",
+                details="later events waited behind a gap, and were too many to keep until it was filled",
+            )
+            for account_id in drained
+        ]
+
+    def _waits(self) -> list[Parked]:
         if self.waiting is None or self.waiting.is_empty():
             return []
         waiting = (
