@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 import typer
 
 from console.answer import Answer
 from console.run import Run, command
+from console.settings import FILE_NAME
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,16 +127,19 @@ def drift(
 
     Live are the rows of `import accounts`, or without those our own read model.
     """
-    from console.words import certificate_lines, first_few
+    from console.words import certificate_lines, count, first_few
     from replay import drift as compare
 
+    foreign = _foreign_rows(run, against, table)
     with run.ledger() as store, run.progress("comparing") as progress:
-        rows = _foreign_rows(run, against, table)
         live: pl.DataFrame | Literal["read_model"] | None = "read_model" if own else None
-        found = compare(store, live=live if rows is None else rows, progress=progress)
+        found = compare(store, live=live if foreign is None else foreign.rows, progress=progress)
     uncompared = [f"not compared: {account_id}" for account_id in found.uncompared]
+    unread = foreign.rejected if foreign is not None else 0
+    rejects = [f"{count(unread, 'live row')} could not be read: see {foreign.rejects}"] if foreign and unread else []
     return Answer(
-        verdict=found.verdict,
+        # Equal but for rows that nobody could read is not equal.
+        verdict="INCOMPARABLE" if unread else found.verdict,
         fields={
             "compared": found.compared,
             "drifted": found.drifted,
@@ -140,12 +147,13 @@ def drift(
             "suspected": found.suspected,
             "uncompared": found.uncompared,
             "live": found.live,
+            **({"rejected": unread, "rejects": str(foreign.rejects)} if foreign and unread else {}),
             "certificate": found.certificate,
         },
         table=_differences(found.accounts, explain=explain),
         summary=[*certificate_lines(found.certificate), "", _headline(found)],
-        notes=first_few(uncompared, "accounts"),
-        # What is uncompared hides no difference that was found.
+        notes=[*rejects, *first_few(uncompared, "accounts")],
+        # What is uncompared or unread hides no difference that was found.
         also=["DRIFT"] if found.drifted else [],
     )
 
@@ -183,9 +191,28 @@ def _differences(entries: list[Drifted], *, explain: bool) -> pl.DataFrame:
     return pl.DataFrame([{name: row[name] for name in columns} for row in rows], schema=texts)
 
 
-def _foreign_rows(run: Run, url: str | None, table: str | None) -> pl.DataFrame | None:
+def _foreign_rows(run: Run, url: str | None, table: str | None) -> _Foreign | None:
+    """Read a live table of another database with the checks of an import, but into no ledger of ours."""
     if (url is None) != (table is None):
         raise UsageError("--against and --table belong together", next_step="give both, or neither")
     if url is None or table is None:
         return None
-    raise NotImplementedError
+    from ledger import read_model
+    from ledger.importing import TableSource, import_accounts, mapping_of
+    from ledger.store import Store
+
+    mapping = mapping_of(run.settings.imports, where=str(run.options.config or run.data / FILE_NAME))
+    rejects = run.reports / f"rejects-{table}.csv"
+    # The copy is a ledger for a moment, so that `import accounts` and this read a row in exactly one way.
+    with TemporaryDirectory(prefix="ledger-replay-") as folder, closing(Store.at(folder)) as copy:
+        found = import_accounts(copy, TableSource(url, table=table), mapping=mapping, now=run.now, rejects=rejects)
+        with copy.snapshot() as connection:
+            return _Foreign(read_model.imported(connection), found.rejected, found.rejects)
+
+
+class _Foreign(NamedTuple):
+    """Live rows of another database, how many could not be read, and the file that names those."""
+
+    rows: pl.DataFrame
+    rejected: int
+    rejects: Path | None

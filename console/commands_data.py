@@ -138,7 +138,7 @@ def import_accounts(
     from ledger.importing import import_accounts as bring
 
     source, name = _source(file, input_format, from_url, table, query)
-    with run.ledger(create=True) as store:
+    with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
             source,
@@ -147,6 +147,7 @@ def import_accounts(
             as_opening_at=run.moment(as_opening_at, "--as-opening-at") if as_opening_at else None,
             dry_run=dry_run,
             rejects=rejects or run.reports / f"rejects-{name}.csv",
+            progress=progress,
         )
     return _imported(run, found, dry_run=dry_run)
 
@@ -161,8 +162,9 @@ def import_events(
     """Append exported events to the ledger, as they were; what is known already changes nothing."""
     from ledger.importing import import_events as bring
 
-    with run.ledger(create=True) as store:
-        found = bring(store, file, rejects=rejects or run.reports / f"rejects-{_name(file)}.csv", dry_run=dry_run)
+    chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
+    with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
+        found = bring(store, file, rejects=chosen, dry_run=dry_run, progress=progress)
     return _imported(run, found, dry_run=dry_run)
 
 

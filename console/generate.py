@@ -173,10 +173,14 @@ def _draw(plan: _Plan, start: int, stop: int) -> pl.DataFrame:
         .then(credit_amount)
         .otherwise(debit_amount),
         status=_wanted_status(plan),
-        account_id=pl.format("acct-{}", (pl.col("account") + 1).cast(pl.String).str.zfill(7)),
-        transaction_id=pl.format("txn-{}", (pl.col("row") + 1).cast(pl.String).str.zfill(9)),
+        account_id=_numbered("acct-", pl.col("account"), 7),
+        transaction_id=_numbered("txn-", pl.col("row"), 9),
     )
     return drawn.with_columns(business_code=_business_code(plan))
+
+
+def _numbered(prefix: str, index: pl.Expr, digits: int) -> pl.Expr:
+    return pl.concat_str(pl.lit(prefix), (index + 1).cast(pl.String).str.zfill(digits))
 
 
 def _wanted_status(plan: _Plan) -> pl.Expr:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from console import commands_ask, commands_check, commands_data, commands_replay
+from console import command_demo, commands_ask, commands_check, commands_data, commands_replay
 from console.failure import INTERRUPTED, fail
 from console.run import everywhere, everywhere_parameters
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (commands_data, commands_replay, commands_ask, commands_check):
+for room in (commands_data, commands_replay, commands_ask, commands_check, command_demo):
     room.register(app)
 
 
