@@ -129,6 +129,7 @@ def _of_transaction(account_id: str, own: list[tuple[int, TransactionEvent]], no
     illegal = [(position, event) for (position, event), before in _pairs(own) if _is_illegal(event, before)]
     for position, event in illegal[:1]:
         yield found("illegal_transition", position, f"{event.from_status or 'none'} -> {event.to_status}")
+        yield found("illegal changes", len(illegal))
     backward = [
         position for (position, event), before in _pairs(own) if before and event.effective_at < before.effective_at
     ]

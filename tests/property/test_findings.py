@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import oracle
@@ -55,10 +56,16 @@ def states_of(events: list[Event]) -> list[pl.LazyFrame]:
 def as_found(rows: pl.DataFrame) -> list[oracle.Found]:
     """Findings in the oracle's form."""
     assert rows.schema == FINDINGS_SCHEMA
-    return [
+    found = [
         (code, account_id, transaction_id, position, actual if code in COMPARED_ACTUAL else None)
         for code, account_id, transaction_id, position, _, actual, _ in rows.iter_rows()
     ]
+    illegal = rows.filter(pl.col("code") == "illegal_transition")
+    counts = [
+        ("illegal changes", row["account_id"], row["transaction_id"], json.loads(row["details"])["count"], None)
+        for row in illegal.iter_rows(named=True)
+    ]
+    return found + counts
 
 
 @examples(100)

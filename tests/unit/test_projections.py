@@ -185,6 +185,11 @@ def test_negative_balance_is_named_at_every_step_in_time_order() -> None:
     ]
 
 
+def test_balance_of_nothing_is_not_negative() -> None:
+    """A running balance that comes down to zero is no finding."""
+    assert found(Stream().record("t1", 5).record("t2", -5)) == []
+
+
 def test_negative_balance_does_not_wrap() -> None:
     """A running balance beyond int64 is told as it is."""
     stream = Stream().record("t1", -AMOUNT_MAX).record("t2", -AMOUNT_MAX)
@@ -238,14 +243,19 @@ def test_same_id_in_two_accounts_conflicts_in_both() -> None:
 
 @pytest.mark.parametrize(
     ("from_status", "to_status", "previous"),
-    [("completed", "cancelled", "pending"), ("frozen", "completed", "pending"), ("pending", "pending", "pending")],
+    [
+        ("completed", "cancelled", "pending"),
+        ("completed", "pending", "pending"),
+        ("frozen", "completed", "pending"),
+        ("pending", "pending", "pending"),
+    ],
 )
 def test_illegal_change_is_told_with_what_the_status_was(from_status: str, to_status: str, previous: str) -> None:
     """A change that no rule allows, or that starts from a status the transaction does not have, is illegal."""
     stream = Stream().record("t1", 5, "pending").change("t1", 5, from_status, to_status)
     (row,) = [row for row in found(stream) if row["code"] == "illegal_transition"]
     assert (row["position"], row["actual"]) == (2, f"{from_status} -> {to_status}")
-    assert row["details"]["previous_status"] == previous
+    assert (row["details"]["previous_status"], row["details"]["count"]) == (previous, 1)
 
 
 def test_legacy_rows_that_had_ended_are_no_finding() -> None:
