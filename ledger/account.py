@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from eventsourcing.domain import BaseAggregate
 
-from ledger.rules import delta, is_legal
+from ledger.rules import LEGAL_TRANSITIONS, delta, is_legal
 from schemas import (
     AccountClosed,
     AccountLocked,
@@ -348,7 +348,7 @@ class Account(BaseAggregate[str]):
             raise refusals.IllegalTransition(
                 f"a transaction cannot go from {from_status or 'nothing'} to {to_status}",
                 where=where,
-                next_step="a completed one is undone with a reversal" if from_status == "completed" else "",
+                next_step=_next_step(from_status),
             )
         # What is frozen is out of `available` already, so completing a hold takes nothing more from it.
         takes = content.type == "debit" and to_status == "completed" and from_status != "frozen"
@@ -370,7 +370,7 @@ class Account(BaseAggregate[str]):
             raise refusals.IllegalTransition(
                 f"only a completed transaction is reversed, and this one is {known.status}",
                 where=self._where(known.transaction_id),
-                next_step="cancel it instead" if known.status in ("pending", "frozen") else "",
+                next_step=_next_step(known.status),
             )
         for other in self.transactions.values():
             is_of_it = other.related_transaction_id == known.transaction_id and other.status == "completed"
@@ -404,6 +404,14 @@ class Account(BaseAggregate[str]):
     def _where(self, transaction_id: str | None = None) -> str:
         account = f"account {self.id!r}"
         return account if transaction_id is None else f"{account}, transaction {transaction_id!r}"
+
+
+def _next_step(from_status: str | None) -> str:
+    """Say what may be done with a transaction instead."""
+    if from_status == "completed":
+        return "undo a completed transaction with a reversal"
+    legal = sorted(to_status for before, to_status in LEGAL_TRANSITIONS if before == from_status)
+    return f"take it to {' or '.join(legal)}" if legal else "record a new transaction, since this one is settled"
 
 
 def _content(event: TransactionEvent) -> Content:

@@ -332,7 +332,11 @@ def _check_id(what: str, value: str, account_id: str) -> None:
 def _check_text(account_id: str, **values: str | None) -> None:
     for name, value in values.items():
         if value is not None and not (isinstance(value, str) and _is_text(value)):
-            raise UsageError(f"{name} is not text: {value!r}", where=f"account {account_id!r}")
+            raise UsageError(
+                f"{name} is not text: {value!r}",
+                where=f"account {account_id!r}",
+                next_step="give text, or leave it out",
+            )
 
 
 def _is_text(value: str) -> bool:
@@ -356,4 +360,8 @@ def _aware(moment: datetime | None, account_id: str) -> datetime | None:
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise UsageError(f"not a moment in UTC: {moment!r}", where=f"account {account_id!r}") from error
+        raise UsageError(
+            f"not a moment in UTC: {moment!r}",
+            where=f"account {account_id!r}",
+            next_step="give a moment of the years 1 to 9999",
+        ) from error

@@ -117,7 +117,7 @@ def _convert(data: bytes, upcasters: Upcasters, types: dict[str, type[Event]]) -
     cls = types[tag]
     names = _KNOWN[tag] if types is EVENT_TYPES else frozenset(cls.__struct_fields__) - {"extra"}
     extra = {key: value for key, value in fields.items() if key not in names and key != "event"}
-    known = {key: value for key, value in fields.items() if key in names or key == "event"}
+    known = {key: value for key, value in fields.items() if key not in extra} if extra else fields
     event = msgspec.convert(known, cls)
     changes: dict[str, Any] = {"extra": extra} if extra else {}
     for name in ("effective_at", "recorded_at"):

@@ -225,6 +225,7 @@ def test_an_illegal_command_is_refused_naming_why_and_changes_nothing(ledger, na
     error = refused.value
     assert type(error) is getattr(refusals, kind)
     assert said in error.what
+    assert error.next_step
     assert f"account {arguments[0]!r}" in error.where
     if len(arguments) > 1 and kind != "UnknownAccount":
         assert "transaction " in error.where
@@ -342,8 +343,9 @@ def test_time_does_not_go_back_within_a_transaction(ledger):
 def test_what_no_event_can_hold_is_bad_usage(ledger, command):
     """Amounts, ids, moments and texts that cannot be kept are refused as bad usage, and nothing is appended."""
     before = ledger.account("a")
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as refused:
         run(ledger, command)
+    assert refused.value.next_step
     assert ledger.account("a") == before
 
 
