@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,7 @@ def demo(
 
 def fresh_folder(base: Path) -> Path:
     """Return a folder that is empty or not there yet: the base, or the first free one below it."""
-    candidates = (base, *(base / f"demo-{number}" for number in range(2, 1_000_000)))
+    candidates = chain([base], (base / f"demo-{number}" for number in count(2)))
     return next(folder for folder in candidates if not folder.exists() or not any(folder.iterdir()))
 
 
