@@ -44,10 +44,13 @@ def row(number: int = 1, **fields: str) -> dict[str, str]:
     return good | fields
 
 
-def write_csv(path: Path, rows: Iterable[dict[str, str]], header: Sequence[str] = HEADER) -> Path:
-    """Write rows as CSV and return the path."""
+def write_csv(
+    path: Path, rows: Iterable[dict[str, str]], header: Sequence[str] = HEADER, *, is_quoted: bool = False
+) -> Path:
+    """Write rows as CSV, with every field quoted or only those that must be, and return the path."""
+    quoting = csv.QUOTE_ALL if is_quoted else csv.QUOTE_MINIMAL
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(header), restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(header), restval="", lineterminator="\n", quoting=quoting)
     writer.writeheader()
     writer.writerows(rows)
     path.write_bytes(text.getvalue().encode())
