@@ -130,34 +130,44 @@ def _cell(value: object) -> str:
 
 
 def _plain_table(frame: pl.DataFrame) -> str:
+    from rich.cells import cell_len
+
     rows = [frame.columns, *_cells(frame)]
-    widths = [max(len(row[index]) for row in rows) for index in range(frame.width)]
+    # A wide character takes two places on the screen.
+    widths = [max(cell_len(row[index]) for row in rows) for index in range(frame.width)]
     is_number = [dtype.is_numeric() for dtype in frame.dtypes]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, is_number, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        blanks = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [
+            blank + cell if right else cell + blank for cell, blank, right in zip(row, blanks, is_number, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
 def _rich_table(frame: pl.DataFrame) -> str:
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, dtype in frame.schema.items():
-        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", no_wrap=True)
     for row in _cells(frame):
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(file=sys.stdout)
+    plain = _plain_table(frame)
+    widest = max(cell_len(line) for line in plain.splitlines())
+    # The drawn table needs one more column of blanks a column, and one at its edge.
+    if widest + frame.width + 1 > console.width:
+        # Whole cells on lines that the terminal wraps read better than cells broken into pieces or cut off.
+        return plain
     with console.capture() as capture:
         console.print(table)
-    return capture.get().rstrip("\n")
+    return capture.get().strip("\n")
 
 
 def _times_as_text(frame: pl.DataFrame) -> pl.DataFrame:
