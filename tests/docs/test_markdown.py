@@ -6,7 +6,7 @@ console  `$ ` begins a command of bash, a line that ends in a backslash goes on 
          its output, standard output and error together, as they are without a terminal, 100 columns wide. A command
          must succeed; where a failure is the point, show its status: `$ ledger-replay verify; echo "exit status $?"`.
          In what is shown, a line of only `...` stands for any lines, and `...` within a line for any text.
-python   runs on its own in that folder; each `#> text` comment is one line that it prints, or the next block is a
+python   runs on its own in that folder; each `# > text` comment is one line that it prints, or the next block is a
          `text` block with all that it prints. With neither, it prints nothing. `...` stands for any text here too.
 sh       set-up that a test cannot repeat: only `git clone`, `cd`, `make TARGET` and `python -m venv`/`pip install`
          lines, and each TARGET must exist.
@@ -145,7 +145,7 @@ def _run_console(text: str, shown: str, folder: Path, where: str) -> None:
 
 
 def _run_python(block: Block, following: Block | None, folder: Path, where: str) -> None:
-    shown = "\n".join(re.findall(r"#> ?(.*)$", block.body, re.MULTILINE))
+    shown = "\n".join(re.findall(r"# ?> ?(.*)$", block.body, re.MULTILINE))
     if not shown and following is not None and following.language == "text":
         shown = following.body
     done = _run([sys.executable, "-c", block.body], folder)
