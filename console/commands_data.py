@@ -174,8 +174,15 @@ def export_events(
     """Write every event in stream order as JSON Lines, the bytes that the topic would carry."""
     from ledger.importing import export_events as write_events
 
+    is_stdout = file == "-"
+    if is_stdout and run.options.as_json:
+        raise UsageError("--json and the events would share standard output", next_step="name a file for the events")
     with run.ledger() as store, run.progress("exporting") as progress:
         events = write_events(store, file, progress)
+    if is_stdout:
+        # Nothing but events may stand in the stream that is being piped.
+        run.warn(f"{count(events, 'event')} written")
+        return Answer(verdict="OK")
     return Answer(
         verdict="OK", fields={"events": events, "file": file}, summary=[f"{count(events, 'event')} in {file}"]
     )

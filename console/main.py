@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +14,6 @@ from console.failure import INTERRUPTED, fail
 from console.run import everywhere, everywhere_parameters
 
 __all__ = ["app", "main"]
-
-BROKEN_PIPE = 141
 
 app = typer.Typer(
     name="ledger-replay",
@@ -70,8 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = app(words, standalone_mode=False, prog_name="ledger-replay")
         sys.stdout.flush()
-    except BrokenPipeError:
-        return _leave_pipe()
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except (SystemExit, GeneratorExit):
@@ -81,12 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if status == INTERRUPTED:
         sys.stderr.write("interrupted\n")
     return status if isinstance(status, int) else 0
-
-
-def _leave_pipe() -> int:
-    # Whoever read the pipe has gone; the interpreter's own last flush must not complain about it.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return BROKEN_PIPE
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def text(answer: Answer, *, is_terminal: bool = False, rows_max: int = ROWS_SHOW
         blocks.append(_table(answer.table, is_terminal=is_terminal, rows_max=rows_max))
     if answer.notes:
         blocks.append("\n".join(answer.notes))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(blocks) + "\n" if blocks else ""
 
 
 def _json_value(value: object) -> object:

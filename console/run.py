@@ -8,6 +8,7 @@ are the same; what stands after the command wins.
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ __all__ = ["DEFAULT_DATA", "FORMATS", "Everywhere", "Progress", "Run", "command"
 FORMATS = ("table", "csv", "json", "parquet")
 DEFAULT_DATA = Path("ledger-data")
 PANEL = "Everywhere"
+
+#: The exit status of a command that a closed pipe ended, as a shell would give it.
+BROKEN_PIPE = 141
 
 #: Called with events done and events in all, None where that is not known.
 Progress = Callable[[int, int | None], None]
@@ -189,8 +193,12 @@ def command(
             given = {option.name: values.pop(option.name) for option in fields(Everywhere)}
             run = Run(options=everywhere(ctx, given))
             _check(run.options, formats if is_rendered else ("table", "json"))
-            answer = function(run, **values)
-            _show(answer, run.options, is_rendered=is_rendered)
+            try:
+                answer = function(run, **values)
+                _show(answer, run.options, is_rendered=is_rendered)
+            except BrokenPipeError as error:
+                _leave_pipe()
+                raise typer.Exit(BROKEN_PIPE) from error
             raise typer.Exit(answer.exit_status)
 
         invoke.__name__, invoke.__doc__ = function.__name__, function.__doc__
@@ -217,6 +225,13 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     ]
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     return inspect.Signature([context, *own, *everywhere_parameters()])
+
+
+def _leave_pipe() -> None:
+    """Whoever read the pipe has gone; the interpreter's own last flush must not complain about it."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def _check(options: Everywhere, formats: Sequence[str]) -> None:

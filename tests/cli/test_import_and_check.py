@@ -212,6 +212,15 @@ def test_export_and_import_of_events_keep_the_digest(run: Run, data: Path, tmp_p
     assert len(digests) == 1
 
 
+def test_events_on_standard_output_stand_alone(run: Run, data: Path, tmp_path: Path) -> None:
+    """Exported to -, stdout holds the events and nothing else; --json beside it is refused as bad usage."""
+    piped = run("export", "events", "-", "--data", data)
+    run("export", "events", "events.jsonl", "--data", data)
+    assert piped.out == Path("events.jsonl").read_text()
+    assert piped.err == "note: 9 events written\n"
+    assert run("export", "events", "-", "--data", data, "--json").status == 2
+
+
 @pytest.mark.parametrize(
     "words",
     [
