@@ -43,7 +43,7 @@ def leaf_digests(rows: pl.DataFrame) -> list[bytes]:
     """Return the 4,096 leaf digests in order; a leaf without rows hashes no bytes."""
     texts = (
         rows.lazy()
-        .select(leaf=_leaf(rows), account_id="account_id", row=_canonical())
+        .select(leaf=_leaves(rows["account_id"]), account_id="account_id", row=_canonical())
         .sort("leaf", "account_id")
         .group_by("leaf", maintain_order=True)
         .agg(pl.col("row").str.join(""))
@@ -65,16 +65,25 @@ def _canonical() -> pl.Expr:
     return pl.concat_str(pl.concat_str(identified, *numbers, separator="|"), pl.lit("\n"))
 
 
-def _leaf(rows: pl.DataFrame) -> pl.Expr:
-    """Leaf of an account id: its bytes as little-endian 64-bit words, each multiplied and mixed in."""
-    longest = rows.select(pl.col("account_id").str.len_bytes().max().fill_null(0)).item()
-    words = -(-longest // _WORD)
-    length = pl.col("account_id").str.len_bytes()
-    padded = (pl.col("account_id") + pl.lit("\0" * _WORD * words)).cast(pl.Binary)
-    mixed = length.cast(pl.UInt64)
-    for index in range(words):
-        word = padded.bin.slice(index * _WORD, _WORD).bin.reinterpret(dtype=pl.UInt64(), endianness="little")
-        product = mixed.xor(word) * pl.lit(_PRIME, pl.UInt64())
+def _leaves(account_ids: pl.Series) -> pl.Series:
+    """Leaf of each account id: its bytes as little-endian 64-bit words, each multiplied and mixed in."""
+    left = account_ids.to_frame("account_id").select(
+        row=pl.int_range(pl.len()),
+        length=pl.col("account_id").str.len_bytes(),
+        mixed=pl.col("account_id").str.len_bytes().cast(pl.UInt64),
+        data=(pl.col("account_id") + pl.lit("\0" * _WORD)).cast(pl.Binary),
+    )
+    done = []
+    # Word by word, and no row after its last: one expression over all words would double with each of them.
+    start = 0
+    while True:
+        is_done = pl.col("length") <= start
+        done.append(left.filter(is_done).select("row", leaf=(pl.col("mixed") % LEAVES).cast(pl.Int64)))
+        left = left.filter(~is_done)
+        if left.is_empty():
+            return pl.concat(done).sort("row")["leaf"]
+        word = pl.col("data").bin.slice(start, _WORD).bin.reinterpret(dtype=pl.UInt64(), endianness="little")
+        left = left.with_columns(mixed=pl.col("mixed").xor(word) * pl.lit(_PRIME, pl.UInt64()))
         # The high half decides, since a product's low bits depend on low bits only.
-        mixed = pl.when(length > index * _WORD).then(product.xor(product // 2**32)).otherwise(mixed)
-    return (mixed % LEAVES).cast(pl.Int64)
+        left = left.with_columns(mixed=pl.col("mixed").xor(pl.col("mixed") // 2**32))
+        start += _WORD
