@@ -102,18 +102,19 @@ def import_transactions(
     """Turn rows of a transactions table into events; what is known already changes nothing."""
     from ledger.importing import import_transactions as bring
 
+    mapping = _mapping(run, map)
     source, name = _source(file, input_format, from_url, table, query)
     with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
             source,
-            mapping=_mapping(run, map),
+            mapping=mapping,
             now=run.now,
             dry_run=dry_run,
             rejects=rejects or run.reports / f"rejects-{name}.csv",
             progress=progress,
         )
-    return _imported(run, found, dry_run=dry_run)
+    return _imported(run, found, dry_run=dry_run, timezone=mapping.timezone)
 
 
 def import_accounts(
@@ -137,19 +138,20 @@ def import_accounts(
     """Keep rows of a live accounts table for `drift` to compare; they become no events."""
     from ledger.importing import import_accounts as bring
 
+    mapping = _mapping(run, map)
     source, name = _source(file, input_format, from_url, table, query)
     with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
             source,
-            mapping=_mapping(run, map),
+            mapping=mapping,
             now=run.now,
             as_opening_at=run.moment(as_opening_at, "--as-opening-at") if as_opening_at else None,
             dry_run=dry_run,
             rejects=rejects or run.reports / f"rejects-{name}.csv",
             progress=progress,
         )
-    return _imported(run, found, dry_run=dry_run)
+    return _imported(run, found, dry_run=dry_run, timezone=mapping.timezone)
 
 
 def import_events(
@@ -207,10 +209,9 @@ def _source(
     return TableSource(str(url), table=table, query=query), table or "query"
 
 
-def _imported(run: Run, found: Imported, *, dry_run: bool) -> Answer:
+def _imported(run: Run, found: Imported, *, dry_run: bool, timezone: str = "UTC") -> Answer:
     if found.naive_times:
-        zone = run.settings.timezone
-        run.warn(f"{count(found.naive_times, 'time')} without a zone, taken in {zone}")
+        run.warn(f"{count(found.naive_times, 'time')} without a zone, taken in {timezone}")
     if found.ignored_columns:
         run.warn(f"columns that mean nothing here: {', '.join(found.ignored_columns)}")
     did = "would be imported" if dry_run else "imported"

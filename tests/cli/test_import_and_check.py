@@ -100,7 +100,7 @@ created_at = "at"
     (tmp_path / "map.toml").write_text(mapping)
     said = run("import", "transactions", "rows.csv", "--map", "map.toml")
     assert said.status == 0
-    assert "without a zone" in said.err
+    assert said.err == "note: 1 time without a zone, taken in Europe/Berlin\n"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "ledger-replay.toml").write_text(mapping)
     assert run("import", "transactions", "rows.csv", "--data", "other").status == 0

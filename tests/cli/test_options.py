@@ -58,6 +58,16 @@ def test_configuration_names_the_store(run: Run, data: Path, tmp_path: Path) -> 
         (["balances", "--store", "no url"], 2, "no url"),
         (["balances", "--store", "postgresql://u:secret@localhost:1/none"], 5, "--store"),
         (["balances", "--data", "{data}/ledger.db/below"], 2, "below"),
+        (
+            ["import", "transactions", "--from-url", "postgresql://u:secret@localhost:1/x", "--table", "t"],
+            2,
+            "localhost",
+        ),
+        (
+            ["drift", "--data", "{data}", "--against", "postgresql://u:secret@localhost:1/x", "--table", "t"],
+            2,
+            "localhost",
+        ),
         (["balances", "--data", "{data}", "--at", "99"], 2, "99"),
         (["balances", "--data", "{data}", "--at", "-1"], 2, "-1"),
         (["balances", "--data", "{data}", "--as-of", "2026-01-01"], 4, "--as-of"),
