@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -31,11 +32,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     shutil.rmtree(options.data, ignore_errors=True)
+    load_before = os.getloadavg()[0]
     try:
         results = _measure(options.data, options.events, options.runs)
     finally:
         shutil.rmtree(options.data, ignore_errors=True)
-    text = render(results, events=options.events, runs=options.runs, now=datetime.now(UTC))
+    text = render(results, events=options.events, runs=options.runs, now=datetime.now(UTC), load_before=load_before)
     print(text)
     is_judged = options.events >= EVENTS_JUDGED_MIN
     output = options.output or (HERE / "RESULTS.md" if is_judged else None)

@@ -84,8 +84,8 @@ class Result:
         )
 
 
-def render(results: list[Result], *, events: int, runs: int, now: datetime) -> str:
-    """Return the whole document."""
+def render(results: list[Result], *, events: int, runs: int, now: datetime, load_before: float) -> str:
+    """Return the whole document; `load_before` says whether the machine was busy with something else."""
     lines = [
         "# Results",
         "",
@@ -104,7 +104,7 @@ def render(results: list[Result], *, events: int, runs: int, now: datetime) -> s
             *lines,
             "",
             f"Machine: {_processor()}, {os.cpu_count()} cores, {_memory_bytes() / 2**30:.0f} GiB memory,"
-            f" {platform.system()} {platform.machine()}.",
+            f" {platform.system()} {platform.machine()}. Load before the first run: {load_before:.1f} processes.",
             f"Versions: Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {packages}.",
             "",
             "The peer is the library at its best: events ready made, 1,000 an `insert_events` call, in the order of",
