@@ -23,7 +23,7 @@ from schemas.errors import RefusedError, UsageError
 __all__ = ["Generated", "generate"]
 
 DAYS = 90
-CHUNK_ROWS = 1_000_000
+CHUNK_ROWS = 500_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # A day's activity in 100 equal slots: 20 fall into the first 8 hours, 60 into the next 12, 20 into the last 4.

@@ -54,7 +54,7 @@ _VERSION = inspect.Parameter(
     annotation=bool,
 )
 _CONTEXT = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-_root.__signature__ = inspect.Signature([_CONTEXT, _VERSION, *everywhere_parameters()])  # type: ignore[attr-defined]
+_root.__signature__ = inspect.Signature([_CONTEXT, _VERSION, *everywhere_parameters(reads_environment=True)])  # type: ignore[attr-defined]
 _root.__annotations__ = {p.name: p.annotation for p in _root.__signature__.parameters.values()}  # type: ignore[attr-defined]
 app.callback()(_root)
 

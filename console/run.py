@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -210,12 +211,21 @@ def command(
     return register
 
 
-def everywhere_parameters() -> list[inspect.Parameter]:
-    """Return the options of `Everywhere` as keyword parameters for typer."""
-    return [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(Everywhere, eval_str=True).parameters.values()
-    ]
+def everywhere_parameters(*, reads_environment: bool) -> list[inspect.Parameter]:
+    """Return the options of `Everywhere` as keyword parameters for typer.
+
+    Only one level of the command line reads the environment, the first: read again after the command, it would win
+    over an option that stands before the command.
+    """
+    found = []
+    for parameter in inspect.signature(Everywhere, eval_str=True).parameters.values():
+        type_, option = get_args(parameter.annotation)
+        if not reads_environment:
+            option = copy(option)
+            option.envvar = None
+        annotation = Annotated[type_, option]  # type: ignore[valid-type]  # a type at run time.
+        found.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=annotation))
+    return found
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -224,7 +234,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
         for parameter in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     ]
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    return inspect.Signature([context, *own, *everywhere_parameters()])
+    return inspect.Signature([context, *own, *everywhere_parameters(reads_environment=False)])
 
 
 def _leave_pipe() -> None:

@@ -34,6 +34,16 @@ def test_environment_names_the_ledger(run: Run, data: Path, monkeypatch: pytest.
     assert run("balances").status == 0
 
 
+def test_options_win_over_the_environment(run: Run, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option wins over its variable, before the command as well as after it."""
+    monkeypatch.setenv("LEDGER_REPLAY_DATA", "nowhere")
+    monkeypatch.setenv("LEDGER_REPLAY_STORE", "sqlite:///nowhere.db")
+    store = f"sqlite:///{data}/ledger.db"
+    assert run("--data", data, "--store", store, "balances").status == 0
+    assert run("balances", "--data", data, "--store", store).status == 0
+    assert run("balances").status == 2
+
+
 def test_configuration_names_the_store(run: Run, data: Path, tmp_path: Path) -> None:
     """The TOML file says where the store is; an unknown key in it is named with its file, status 2."""
     config = tmp_path / "my.toml"
