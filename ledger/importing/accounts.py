@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from ledger import bulk
 from ledger.importing import values
+from ledger.importing.ahead import read_ahead
 from ledger.importing.batches import LINE
 from ledger.importing.mapping import ACCOUNT_STATUSES, Mapping
 from ledger.importing.openings import append_openings
@@ -66,7 +67,7 @@ def import_accounts(
     names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
     parts = [pl.DataFrame(schema=ACCOUNT_SCHEMA)]
     with Rejects(rejects) as refused:
-        for index, batch in enumerate(source.batches(delimiter=mapping.delimiter)):
+        for index, batch in enumerate(read_ahead(source.batches(delimiter=mapping.delimiter))):
             if index == 0 and source.has_header:
                 require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
             ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}

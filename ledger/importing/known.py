@@ -54,7 +54,7 @@ def id_hash(column: str) -> pl.Expr:
 
 
 class Known:
-    """What the store holds about a file, as of `position`.
+    """What the store holds about a file, as of `position`; `epoch` goes up whenever others have changed that.
 
     `pairs`: `transaction_hash` and `account_hash` (UInt64) of every row of the file. `accounts`: `account_id`,
     each of the file's once. `heads`: `account_id`, `version`, `chain`. `broken`: `account_id`, `problem` of those
@@ -72,6 +72,7 @@ class Known:
         if pairs is None:
             pairs = pl.DataFrame(schema=PAIR_SCHEMA)
         self.position = 0
+        self.epoch = 0
         self.heads = pl.DataFrame(schema=_HEADS)
         self.broken = pl.DataFrame(schema={"account_id": pl.String(), "problem": pl.String()})
         self.owners = pl.DataFrame(schema={"transaction_id": pl.String(), "owner": pl.String()})
@@ -102,6 +103,8 @@ class Known:
         head = store.head(connection)
         if head == self.position:
             return
+        # First of all, so that whoever reads at this moment takes its reading for an old one.
+        self.epoch += 1
         for raw in store.read(connection, after=self.position, until=head):
             self._tail.append(self._of_transactions(self._decoded(raw)))
         self.heads = self._of_file(store.heads(connection))

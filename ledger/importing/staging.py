@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import polars as pl
 __all__ = ["BUCKETS", "Group", "Spill", "bucket_of"]
 
 BUCKETS = 1024
-GROUP_ROWS_MAX = 200_000
+GROUP_ROWS_MAX = 50_000
 ROW_GROUP_ROWS = 4096
 
 
@@ -39,7 +40,8 @@ class Spill:
     def __init__(self, folder: Path | str, name: str) -> None:
         self._folder = Path(folder)
         self._name = name
-        self._files: list[Path] = []
+        # Each file with the places where its buckets begin, and its end.
+        self._files: list[tuple[Path, list[int]]] = []
         self._sizes = [0] * BUCKETS
         self.rows = 0
 
@@ -47,14 +49,18 @@ class Spill:
         """Keep a batch; it has `account_id` and any other columns, the same in every batch."""
         if rows.is_empty():
             return
-        placed = rows.with_columns(bucket=bucket_of()).sort("bucket", maintain_order=True)
-        for bucket, count in placed.group_by("bucket").len().iter_rows():
+        buckets = rows.select(bucket_of()).to_series()
+        sizes = [0] * BUCKETS
+        for bucket, count in buckets.value_counts().iter_rows():
+            sizes[bucket] = count
             self._sizes[bucket] += count
         self.rows += rows.height
         path = self._folder / f"{self._name}-{len(self._files):06}.parquet"
-        # Small row groups, so that a reader of a few buckets skips the others by their statistics.
-        placed.write_parquet(path, compression="lz4", row_group_size=ROW_GROUP_ROWS)
-        self._files.append(path)
+        # Groups are read by place, so no statistics are wanted, and small row groups let a reader skip the others.
+        order = buckets.to_frame("bucket").select(pl.arg_sort_by("bucket", maintain_order=True)).to_series()
+        placed = rows.select(pl.all().gather(order))
+        placed.write_parquet(path, compression="lz4", row_group_size=ROW_GROUP_ROWS, statistics=False)
+        self._files.append((path, list(accumulate(sizes, initial=0))))
 
     def groups(self) -> Iterator[Group]:
         """Yield all buckets in order as groups of bounded size; one bucket past the bound is a group of its own."""
@@ -68,15 +74,17 @@ class Spill:
             yield Group(first, BUCKETS - 1, rows)
 
     def read(self, group: Group) -> pl.DataFrame | None:
-        """Return the rows of a group in the order in which they were added, None where there are none."""
-        if not sum(self._sizes[group.first : group.last + 1]):
-            return None
-        inside = pl.col("bucket").is_between(group.first, group.last)
-        return pl.scan_parquet(self._files).filter(inside).drop("bucket").collect()
+        """Return a group's rows, each account's in the order in which they were added, None where there are none."""
+        parts = []
+        for path, starts in self._files:
+            start, end = starts[group.first], starts[group.last + 1]
+            if end > start:
+                parts.append(pl.scan_parquet(path).slice(start, end - start))
+        return pl.concat(pl.collect_all(parts)) if parts else None
 
     def scan(self) -> pl.LazyFrame:
         """Return everything, lazily; at least one batch must have been added."""
-        return pl.scan_parquet(self._files).drop("bucket")
+        return pl.scan_parquet([path for path, _ in self._files])
 
 
 def folder_for_staging() -> tempfile.TemporaryDirectory[str]:

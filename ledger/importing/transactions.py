@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
+from ledger.importing.ahead import mapped_ahead, read_ahead
 from ledger.importing.batches import LINE
 from ledger.importing.decide import Decided, decide
 from ledger.importing.known import PAIR_SCHEMA, Known, id_hash
@@ -55,21 +57,11 @@ def import_transactions(
         with store.snapshot() as connection:
             known.read(store, connection)
         total = _Total(staged.spill.rows)
-        owners = _owners_in_file(staged, known.broken)
-        for group in staged.spill.groups():
-            if dry_run:
-                decided = _decide(group, staged, known, owners, now)
-                total.add(decided, numbered(decided.events, known.heads).height)
-            else:
-                with store.appending() as connection:
-                    known.catch_up(store, connection)
-                    decided = _decide(group, staged, known, owners, now)
-                    new = stored_rows(decided.events, known.heads)
-                    if new.height:
-                        store.append_rows(connection, new)
-                        known.appended(store, connection)
-                total.add(decided, new.height)
-            refused.add(decided.rejects)
+        work = _Work(staged, known, _owners_in_file(staged, known.broken), now, dry_run)
+        for group, ready in mapped_ahead(work.prepare, staged.spill.groups()):
+            done = ready if dry_run else _append(store, work, group, ready)
+            refused.add(done.decided.rejects)
+            total.add(done.decided, done.new.height)
             if progress is not None:
                 progress(total.done, total.rows)
     return Imported(
@@ -124,7 +116,7 @@ class _Staged:
 def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, progress: Progress | None) -> None:
     names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
     read = 0
-    for index, batch in enumerate(source.batches(delimiter=mapping.delimiter)):
+    for index, batch in enumerate(read_ahead(source.batches(delimiter=mapping.delimiter))):
         if index == 0 and source.has_header:
             require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
         staged.ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
@@ -158,10 +150,45 @@ def _owners_in_file(staged: _Staged, broken: pl.DataFrame) -> pl.DataFrame:
     return rows.unique("transaction_id", keep="first", maintain_order=True)
 
 
-def _decide(group: Group, staged: _Staged, known: Known, owners: pl.DataFrame, now: datetime) -> Decided:
-    rows = staged.spill.read(group)
-    if rows is None:
-        raise AssertionError("a group has rows")
-    # What the ledger says about a transaction's account is stronger than what the file says first.
-    strongest = pl.concat([known.owners, owners]).unique("transaction_id", keep="first", maintain_order=True)
-    return decide(rows, known.events(group), owners=strongest, broken=known.broken, now=now)
+class _Ready(NamedTuple):
+    """A group's rows decided, the events to append, and what of the ledger was known then."""
+
+    decided: Decided
+    new: pl.DataFrame
+    epoch: int
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is needed to turn a group of rows into events; done ahead, while the group before is appended."""
+
+    staged: _Staged
+    known: Known
+    owners: pl.DataFrame
+    now: datetime
+    dry_run: bool
+
+    def prepare(self, group: Group) -> _Ready:
+        """Decide the rows of a group against what is known and encode the new events."""
+        epoch = self.known.epoch
+        rows = self.staged.spill.read(group)
+        if rows is None:
+            raise AssertionError("a group has rows")
+        # What the ledger says about a transaction's account is stronger than what the file says first.
+        owners = pl.concat([self.known.owners, self.owners])
+        owners = owners.unique("transaction_id", keep="first", maintain_order=True)
+        decided = decide(rows, self.known.events(group), owners=owners, broken=self.known.broken, now=self.now)
+        finish = numbered if self.dry_run else stored_rows
+        return _Ready(decided, finish(decided.events, self.known.heads), epoch)
+
+
+def _append(store: Store, work: _Work, group: Group, ready: _Ready) -> _Ready:
+    """Append a group in one transaction, prepared anew if others have appended since it was."""
+    with store.appending() as connection:
+        work.known.catch_up(store, connection)
+        if ready.epoch != work.known.epoch:
+            ready = work.prepare(group)
+        if ready.new.height:
+            store.append_rows(connection, ready.new)
+            work.known.appended(store, connection)
+    return ready
