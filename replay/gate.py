@@ -110,7 +110,7 @@ class Gate:
         broken = self._broken_chains(events, keys)
         if broken.is_empty():
             return keys.with_columns(is_broken=False)
-        return keys.join(broken, on="account_id", how="left").with_columns(
+        return keys.join(broken, on="account_id", how="left", maintain_order="left").with_columns(
             is_next=pl.col("is_next") & (pl.col("broken_at").is_null() | (pl.col("version") < pl.col("broken_at"))),
             is_broken=pl.col("version").eq_missing(pl.col("broken_at")),
         )
