@@ -20,7 +20,7 @@ import polars as pl
 from sqlalchemy import Connection, Engine, Select, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.types import LargeBinary
+from sqlalchemy.types import BigInteger, LargeBinary
 
 from ledger import bulk
 from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
@@ -50,9 +50,13 @@ class Store:
     def __init__(self, url: str | URL) -> None:
         self.url = _normalise(url)
         self.engine = _engine(self.url)
-        with _named(self.url), self.appending_engine() as connection:
-            _create_tables(connection)
-            self.ledger_id: str = connection.execute(select(IDENTITY.c.ledger_id)).scalar_one()
+        with _named(self.url):
+            # Looking first: making tables takes the write lock, which a reader must not wait for.
+            if not self._has_tables():
+                with self._creating() as connection:
+                    _create_tables(connection)
+            with self.snapshot() as connection:
+                self.ledger_id: str = connection.execute(select(IDENTITY.c.ledger_id)).scalar_one()
 
     @classmethod
     def at(cls, folder: Path | str) -> Store:
@@ -84,8 +88,12 @@ class Store:
             lock_appends(connection)
             yield connection
 
+    def _has_tables(self) -> bool:
+        with self.snapshot() as connection:
+            return {table.name for table in METADATA.sorted_tables} <= set(inspect(connection).get_table_names())
+
     @contextmanager
-    def appending_engine(self) -> Iterator[Connection]:
+    def _creating(self) -> Iterator[Connection]:
         """Yield a write transaction for making the tables, before there is a table to lock."""
         with self.writing() as connection:
             if connection.dialect.name == "postgresql":
@@ -164,9 +172,9 @@ def lock_appends(connection: Connection) -> None:
 
 
 def _raw_select() -> Select[Any]:
-    # A hand-made UPDATE can leave text in a BLOB column of SQLite; the cast gives its bytes.
+    # A hand-made UPDATE can leave text in a BLOB or an INTEGER column of SQLite; the casts give what can be judged.
     state, chain_ = EVENTS.c.state.cast(LargeBinary), EVENTS.c.chain.cast(LargeBinary)
-    return select(EVENTS.c.id, EVENTS.c.originator_id, EVENTS.c.originator_version, state, chain_)
+    return select(EVENTS.c.id, EVENTS.c.originator_id, EVENTS.c.originator_version.cast(BigInteger), state, chain_)
 
 
 def _normalise(url: str | URL) -> URL:
