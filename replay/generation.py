@@ -79,10 +79,12 @@ class _Rows:
         behind = batch.events.select(pl.col("position").min()).item()
         account_ids = again["account_id"].to_list()
         rows = read_model.rows(self.connection, self.generation, account_ids)
+        versions = rows.select("account_id", version_reached="version")
         events, poison = [batch.events], list(batch.poison)
         for earlier in self.source.of_accounts(account_ids).read(after=0, until=behind - 1, details=()):
-            reached = earlier.events.join(rows, on="account_id", how="left", suffix="_reached")
-            events.append(earlier.events.filter(reached["version"] > reached["version_reached"].fill_null(0)))
+            reached = pl.col("version_reached").fill_null(0)
+            unfolded = earlier.events.join(versions, on="account_id", how="left").filter(pl.col("version") > reached)
+            events.append(unfolded.drop("version_reached"))
             poison.extend(earlier.poison)
         return Batch(pl.concat(events), poison, batch.position)
 
