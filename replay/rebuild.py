@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import polars as pl
+from sqlalchemy import Connection
 
 from ledger import read_model
 from ledger.store import Store
@@ -73,7 +74,6 @@ def rebuild(
         replayed(source, projections, until=until, checkpoints=checkpoints, progress=progress) as replay,
     ):
         generation = _write(store, replay, created_at)
-    _check_written(store, generation, replay)
     promoted = promote and replay.verdict == COMPLETE
     if promoted:
         promote_generation(store, generation)
@@ -125,6 +125,7 @@ def _write(store: Store, replay: Replay, created_at: str) -> int:
             certificate=msgspec.json.encode(certificate).decode(),
         ).generation
         read_model.write_rows(connection, number, stored_rows(replay.rows, replay.gate))
+        _check_written(store, connection, number, replay)
         parked = [(found.account_id, found.version, found.reason) for found in certificate.parked]
         names = {"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()}
         read_model.replace_parked(connection, number, [], pl.DataFrame(parked, schema=names, orient="row"))
@@ -134,9 +135,9 @@ def _write(store: Store, replay: Replay, created_at: str) -> int:
     return number
 
 
-def _check_written(store: Store, generation: int, replay: Replay) -> None:
-    with store.snapshot() as connection:
-        rows = read_model.rows(connection, generation)
+def _check_written(store: Store, connection: Connection, generation: int, replay: Replay) -> None:
+    """Compare what reads back with what was replayed, before the commit: nobody can promote what did not verify."""
+    rows = read_model.rows(connection, generation)
     written = digest(rows.with_columns(available=pl.col("balance") - pl.col("frozen")))
     if written != replay.certificate.digest:
         raise StoreError(
