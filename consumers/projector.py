@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from sqlalchemy import Connection
+
 from ledger import read_model
 from ledger.store import BATCH_EVENTS, Store
 from replay.engine import Progress
@@ -63,14 +65,21 @@ def project(
 def _step(store: Store, batch_events: int) -> read_model.Generation:
     """Apply at most one batch and return where the live generation is now."""
     with store.writing() as connection:
-        live = read_model.live(connection)
-        if live is None:
-            live = read_model.create(connection, position=0, created_at=format_time(datetime.now(UTC)))
-            read_model.go_live(connection, live.generation)
+        live = read_model.live(connection) or _begun(connection)
         until = store.position_after(connection, live.position, batch_events)
         if until > live.position:
             bring_forward(store, connection, live, until=until)
         return live._replace(position=until)
+
+
+def _begun(connection: Connection) -> read_model.Generation:
+    """Return the live generation, made here unless another projector has just done so."""
+    read_model.lock_creation(connection)
+    live = read_model.live(connection)
+    if live is None:
+        live = read_model.create(connection, position=0, created_at=format_time(datetime.now(UTC)))
+        read_model.go_live(connection, live.generation)
+    return live
 
 
 def _projected(store: Store, live: read_model.Generation) -> Projected:

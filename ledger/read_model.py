@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from ledger import bulk
 from ledger.tables import ACCOUNTS, GENERATIONS, IMPORTED_ACCOUNTS, LIVE, PARKED
@@ -26,6 +26,7 @@ __all__ = [
     "go_live",
     "imported",
     "live",
+    "lock_creation",
     "parked",
     "replace_parked",
     "rows",
@@ -90,10 +91,17 @@ def live(connection: Connection) -> Generation | None:
 
 def create(connection: Connection, *, position: int, created_at: str, certificate: str | None = None) -> Generation:
     """Make an empty generation at a position; it is not live."""
+    lock_creation(connection)
     number: int = connection.execute(select(func.coalesce(func.max(GENERATIONS.c.generation), 0) + 1)).scalar_one()
     values = {"generation": number, "position": position, "created_at": created_at, "certificate": certificate}
     connection.execute(insert(GENERATIONS).values(values))
     return Generation(number, position, created_at, certificate, is_live=False, is_previous=False)
+
+
+def lock_creation(connection: Connection) -> None:
+    """Let nobody else make a generation for the rest of the transaction: two would take the same number."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(5417163211)"))
 
 
 def drop(connection: Connection, generation: int) -> None:
