@@ -11,7 +11,7 @@ from sqlalchemy import select
 from ledger import bulk
 from ledger.importing import values
 from ledger.importing.ahead import read_ahead
-from ledger.importing.batches import LINE
+from ledger.importing.batches import LINE, Batch
 from ledger.importing.mapping import ACCOUNT_STATUSES, Mapping
 from ledger.importing.openings import append_openings
 from ledger.importing.profile import Profiler
@@ -74,7 +74,7 @@ def import_accounts(
             refused.add(batch.bad)
             profiler.add(batch.rows)
             if batch.rows.height:
-                good, bad, naive_count = _check(batch.rows, mapping)
+                good, bad, naive_count = _check(batch, mapping)
                 parts.append(good)
                 refused.add(bad)
                 naive += naive_count
@@ -99,8 +99,8 @@ def import_accounts(
     )
 
 
-def _check(rows: pl.DataFrame, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    picked = values.pick(rows, REQUIRED + OPTIONAL, mapping)
+def _check(batch: Batch, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    picked = values.pick(batch.rows, REQUIRED + OPTIONAL, mapping)
     locked = values.times(picked["locked_at"], mapping.zone)
     status, bad_status = values.mapped("status", mapping.statuses, ACCOUNT_STATUSES)
     points = {column: values.whole(column, mapping.amount_scale) for column in ("balance", "frozen_amount")}
@@ -115,7 +115,7 @@ def _check(rows: pl.DataFrame, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataF
         Check("status", bad_status, values.unknown("status", "statuses", ACCOUNT_STATUSES)),
         *values.time_checks("locked_at", required=False),
     ]
-    passed, rejects = values.split(read, rows, checks)
+    passed, rejects = values.split(read, batch, checks)
     good = passed.select(
         LINE,
         "account_id",

@@ -24,10 +24,12 @@ class Batch(NamedTuple):
 
     `rows`: `line` Int64 and one String column for each of the input's; an absent value is null or "".
     `bad`: rows as the rejects file has them (`REJECT_SCHEMA`), for which not even that was possible.
+    `has_nul`: whether a value may hold a NUL, which no store keeps.
     """
 
     rows: pl.DataFrame
     bad: pl.DataFrame
+    has_nul: bool = True
 
 
 def bad_rows(rows: Sequence[BadRow]) -> pl.DataFrame:

@@ -21,6 +21,7 @@ from schemas.errors import UsageError
 __all__ = ["read_csv"]
 
 BLOCK_BYTES = 16 * 1024 * 1024
+FIRST_BLOCK_BYTES = 64 * 1024
 FIELD_CHARS_MAX = 64 * 1024 * 1024
 SLICE_ROWS = 20_000
 _BOM = b"\xef\xbb\xbf"
@@ -97,10 +98,12 @@ class _Lines:
         return self._texts[self._taken - 1]
 
     def _next_block(self) -> None:
+        # The header is read line by line, so the block that holds it is small.
+        size = self._block_bytes if self.line else min(self._block_bytes, FIRST_BLOCK_BYTES)
         parts = [self._rest]
         while True:
             try:
-                read = self._stream.read(self._block_bytes)
+                read = self._stream.read(size)
             except OSError as error:
                 raise UsageError(f"cannot read the input: {error}", where=self._where) from error
             parts.append(read)
@@ -153,7 +156,7 @@ def _fast(lines: _Lines, header: list[str], delimiter: str, pattern: str) -> Bat
     try:
         texts = pl.read_lines(io.BytesIO(block))["line"]
         # The end of a pattern is the end of the text, and a text holds no line break.
-        if not texts.str.contains(pattern).all():
+        if not _are_whole_rows(texts, len(header), delimiter, pattern):
             return None
         rows = pl.read_csv(
             block,
@@ -171,7 +174,14 @@ def _fast(lines: _Lines, header: list[str], delimiter: str, pattern: str) -> Bat
         0, pl.int_range(lines.line + 1, lines.line + len(texts) + 1, dtype=pl.Int64, eager=True).alias(LINE)
     )
     lines.drop_block(len(texts))
-    return Batch(rows, bad_rows([]))
+    return Batch(rows, bad_rows([]), has_nul=b"\0" in block)
+
+
+def _are_whole_rows(texts: pl.Series, width: int, delimiter: str, pattern: str) -> bool:
+    """Say whether every line is one whole row; counting is enough for those without quotation marks."""
+    has_quote = texts.str.contains('"', literal=True)
+    is_plain = (texts.str.count_matches(delimiter, literal=True) == width - 1) & ~has_quote
+    return bool((is_plain | has_quote).all()) and bool(texts.filter(has_quote).str.contains(pattern).all())
 
 
 def _slow(lines: _Lines, header: list[str], delimiter: str) -> Iterator[Batch]:

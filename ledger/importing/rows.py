@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from ledger.importing import values
-from ledger.importing.batches import LINE
+from ledger.importing.batches import LINE, Batch
 from ledger.importing.mapping import STATUSES, TYPES, Mapping
 from ledger.importing.values import Check
 from schemas.columns import UTC_MICROSECONDS
@@ -46,9 +46,9 @@ class Checked(NamedTuple):
     naive_times: int
 
 
-def check_transactions(rows: pl.DataFrame, mapping: Mapping) -> Checked:
+def check_transactions(batch: Batch, mapping: Mapping) -> Checked:
     """Return the good rows and the rejects of a batch."""
-    picked = values.pick(rows, REQUIRED + OPTIONAL, mapping)
+    picked = values.pick(batch.rows, REQUIRED + OPTIONAL, mapping)
     metadata = values.metadata(picked["metadata"])
     times = {column: values.times(picked[column], mapping.zone) for column in _TIMES}
     kind, bad_type = values.mapped("type", mapping.types, TYPES)
@@ -76,7 +76,7 @@ def check_transactions(rows: pl.DataFrame, mapping: Mapping) -> Checked:
         *values.time_checks("recorded_at", required=False),
         Check("metadata", pl.col("metadata_problem").is_not_null(), pl.col("metadata_problem")),
     ]
-    passed, rejects = values.split(read, rows, checks)
+    passed, rejects = values.split(read, batch, checks)
     good = passed.select(
         LINE,
         "transaction_id",

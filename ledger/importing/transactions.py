@@ -123,7 +123,7 @@ def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, 
         refused.add(batch.bad)
         staged.profiler.add(batch.rows)
         if batch.rows.height:
-            checked = check_transactions(batch.rows, mapping)
+            checked = check_transactions(batch, mapping)
             refused.add(checked.rejects)
             staged.add(checked.good)
             staged.naive_times += checked.naive_times

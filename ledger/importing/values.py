@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import polars as pl
 
-from ledger.importing.batches import LINE
+from ledger.importing.batches import LINE, Batch
 from ledger.importing.mapping import Mapping
 from ledger.importing.rejects import REJECT_SCHEMA, row_json
 from schemas.columns import UTC_MICROSECONDS
@@ -68,15 +68,20 @@ def pick(rows: pl.DataFrame, columns: Sequence[str], mapping: Mapping) -> pl.Dat
     return rows.select(LINE, *chosen)
 
 
-def split(checked: pl.DataFrame, rows: pl.DataFrame, checks: Sequence[Check]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def split(checked: pl.DataFrame, batch: Batch, checks: Sequence[Check]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows that pass every check and the others as rejects.
 
-    `checked` and `rows` (as read, for the rejects file) are the same rows in the same order. A NUL in any field
+    `checked` and the batch (as read, for the rejects file) are the same rows in the same order. A NUL in any field
     rejects the row, since PostgreSQL keeps none.
     """
+    rows = batch.rows
     names = [name for name in rows.columns if name != LINE]
+    searched = names if batch.has_nul else []
     has_nul = rows.select(
-        pl.any_horizontal(pl.col(name).str.contains("\x00", literal=True).fill_null(False) for name in names)
+        pl.any_horizontal(
+            pl.repeat(False, pl.len()),
+            *(pl.col(name).str.contains("\x00", literal=True).fill_null(False) for name in searched),
+        )
     ).to_series()
     nul = Check("", pl.lit(has_nul), pl.lit("the row holds a NUL character"))
     bad = checked.select(pl.any_horizontal(check.is_bad for check in (nul, *checks)).alias("bad")).to_series()
@@ -206,6 +211,8 @@ class Times(NamedTuple):
 
 def times(texts: pl.Series, zone: ZoneInfo) -> Times:
     """Return the moments that ISO 8601 texts mean; digits past microseconds are cut off."""
+    if texts.null_count() == len(texts):
+        return Times(texts.cast(UTC_MICROSECONDS), 0)
     stripped = texts.str.strip_chars()
     frame = stripped.to_frame("text").select(
         "text", plain=pl.col("text").str.contains(_FAST_TIME), zoned=pl.col("text").str.contains(_ZONED)
