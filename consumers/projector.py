@@ -48,12 +48,13 @@ def project(
     With `follow` it goes on until `should_stop` says so, asking for new events every `poll_seconds`. PositionMoved
     if another projector was faster; what this one read is then void.
     """
-    start = None
+    with store.snapshot() as connection:
+        found = read_model.live(connection)
+    start = found.position if found else 0
     while True:
         live = _step(store, batch_events)
         with store.snapshot() as connection:
             head = store.head(connection)
-        start = live.position if start is None else start
         if progress is not None:
             progress(live.position - start, head - start)
         if should_stop() or (live.position >= head and not follow):
