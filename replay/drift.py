@@ -35,6 +35,8 @@ _OWN_FIELDS = (
     "pending_debit",
     "status",
     "locked_at",
+    "status_version",
+    "closed_version",
     "version",
     "last_effective_at",
 )
@@ -104,6 +106,11 @@ class _Side:
     fields: tuple[str, ...]
     position: int | None
 
+    @property
+    def fields_of_status(self) -> tuple[str, ...]:
+        """Columns of which a log without lock, unlock or close events says nothing; our own rows begin as active."""
+        return _OF_STATUS if self.position is None else ()
+
 
 def _live_side(source: StoreSource, live: str | pl.DataFrame | None) -> _Side:
     if isinstance(live, pl.DataFrame):
@@ -124,9 +131,9 @@ def _compared(source: StoreSource, side: _Side, replay: Replay) -> Drift:
         lambda name: name if name == "account_id" else f"replayed_{name}"
     )
     both = live.join(replayed_rows, on="account_id", how="full", coalesce=True).sort("account_id")
-    wrong = both.filter(pl.any_horizontal(~_is_whole(), *(_differs(field) for field in side.fields)))
+    wrong = both.filter(pl.any_horizontal(~_is_whole(), *(_differs(field, side) for field in side.fields)))
     causes = explain_accounts(source, wrong.filter(_is_whole()), until=replay.certificate.position)
-    entries = [entry for row in wrong.iter_rows(named=True) for entry in _entries(row, side.fields, causes)]
+    entries = [entry for row in wrong.iter_rows(named=True) for entry in _entries(row, side, causes)]
     return Drift(
         verdict=INCOMPARABLE if parked else DRIFT if entries else EQUAL,
         live=side.name,
@@ -144,22 +151,21 @@ def _is_whole() -> pl.Expr:
     return pl.col("has_live").fill_null(False) & pl.col("replayed_has_replayed").fill_null(False)
 
 
-def _differs(field: str) -> pl.Expr:
+def _differs(field: str, side: _Side) -> pl.Expr:
     """Where both sides have a row and the column differs, if it is comparable at all."""
     differs = _is_whole() & pl.col(field).ne_missing(pl.col(f"replayed_{field}"))
-    # A log without lock, unlock or close events says nothing of the status.
-    return differs & pl.col("replayed_status_version").is_not_null() if field in _OF_STATUS else differs
+    return differs & pl.col("replayed_status_version").is_not_null() if field in side.fields_of_status else differs
 
 
-def _entries(row: dict[str, Any], fields: tuple[str, ...], causes: dict[str, Cause]) -> Iterator[Drifted]:
+def _entries(row: dict[str, Any], side: _Side, causes: dict[str, Cause]) -> Iterator[Drifted]:
     account_id = row["account_id"]
     if not (row["has_live"] and row["replayed_has_replayed"]):
         yield _row_entry(account_id, row)
         return
     cause = causes[account_id]
-    for field in fields:
+    for field in side.fields:
         live, replayed = row[field], row[f"replayed_{field}"]
-        if live == replayed or (field in _OF_STATUS and row["replayed_status_version"] is None):
+        if live == replayed or (field in side.fields_of_status and row["replayed_status_version"] is None):
             continue
         are_numbers = isinstance(live, int) and isinstance(replayed, int)
         yield Drifted(
