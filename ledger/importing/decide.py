@@ -45,9 +45,20 @@ def decide(
     `known`: every known event of the rows' transactions in these accounts (`known.KNOWN_SCHEMA`). `owners`:
     `transaction_id`, `owner` where that is perhaps not the row's account. `broken`: `account_id`, `problem`.
     """
-    judged = rows.join(broken, on="account_id", how="left", maintain_order="left").join(
-        owners, on="transaction_id", how="left", maintain_order="left"
-    )
+    rest, refused = _accepted(rows, owners, broken)
+    left = _without_repeats(rest, known)
+    known_ids = known["transaction_id"].unique().implode()
+    contested = left["transaction_id"].is_duplicated() | left["transaction_id"].is_in(known_ids)
+    fresh = left.filter(~contested).with_columns(from_status=pl.lit(None, pl.String), order_at="created_at")
+    several = left.filter(contested).sort(LINE)
+    new, conflicts, repeats = _one_by_one(several, known)
+    rejects = pl.concat([as_rejects(part, "", pl.col("reason")) for part in (refused, conflicts)])
+    events = _events(pl.concat([fresh, several.join(new, on=LINE, how="inner")]), now)
+    return Decided(events, rejects, rest.height - left.height + repeats)
+
+
+def _accepted(rows: pl.DataFrame, owners: pl.DataFrame, broken: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows whose account can take them, and the others with `column` and `reason`."""
     reason = (
         pl.when(pl.col("problem").is_not_null())
         .then(pl.format("the stream of account '{}' cannot be continued: {}", "account_id", "problem"))
@@ -55,18 +66,16 @@ def decide(
         .then(pl.format("conflicting duplicate: the transaction belongs to account '{}'", "owner"))
     )
     column = pl.when(pl.col("problem").is_not_null()).then(pl.lit("account_id")).otherwise(pl.lit("transaction_id"))
-    judged = judged.with_columns(reason=reason, column=column).drop("problem", "owner")
-    refused = judged.filter(pl.col("reason").is_not_null())
-    rest = judged.filter(pl.col("reason").is_null()).drop("reason", "column")
-    left = _without_repeats(rest, known)
-    contested = left["transaction_id"].is_duplicated() | left["transaction_id"].is_in(
-        known["transaction_id"].unique().implode()
+    if broken.is_empty() and owners.is_empty():
+        # The usual case, without the work of wording reasons for nobody.
+        nothing = pl.lit(None, pl.String)
+        return rows, rows.clear().with_columns(reason=nothing, column=nothing)
+    joined = rows.join(broken, on="account_id", how="left", maintain_order="left").join(
+        owners, on="transaction_id", how="left", maintain_order="left"
     )
-    fresh = left.filter(~contested).select(LINE, pl.lit(None, pl.String).alias("from_status"), order_at="created_at")
-    new, conflicts, repeats = _one_by_one(left.filter(contested).sort(LINE), known)
-    rejects = pl.concat([as_rejects(part, "", pl.col("reason")) for part in (refused, conflicts)])
-    events = _events(left, pl.concat([fresh, new]), now)
-    return Decided(events, rejects, rest.height - left.height + repeats)
+    judged = joined.with_columns(reason=reason, column=column).drop("problem", "owner")
+    is_refused = judged["reason"].is_not_null()
+    return judged.filter(~is_refused).drop("reason", "column"), judged.filter(is_refused)
 
 
 def _without_repeats(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
@@ -180,13 +189,16 @@ def _content(row: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def _events(rows: pl.DataFrame, new: pl.DataFrame, now: datetime) -> pl.DataFrame:
-    joined = rows.join(new, on=LINE, how="inner").sort("account_id", "order_at", LINE)
+def _events(new: pl.DataFrame, now: datetime) -> pl.DataFrame:
     is_change = pl.col("from_status").is_not_null()
-    return joined.with_columns(
-        event=pl.when(is_change).then(pl.lit(_CHANGED)).otherwise(pl.lit(_RECORDED)),
-        effective_at=pl.when(is_change).then(pl.col("updated_at").fill_null(at(now))).otherwise("created_at"),
-        recorded_at=pl.col("recorded_at").fill_null(at(now)),
-        to_status="status",
-        reason=pl.lit(None, pl.String),
-    ).select("account_id", *NEW_EVENT_COLUMNS)
+    return (
+        new.sort("account_id", "order_at", LINE)
+        .with_columns(
+            event=pl.when(is_change).then(pl.lit(_CHANGED)).otherwise(pl.lit(_RECORDED)),
+            effective_at=pl.when(is_change).then(pl.col("updated_at").fill_null(at(now))).otherwise("created_at"),
+            recorded_at=pl.col("recorded_at").fill_null(at(now)),
+            to_status="status",
+            reason=pl.lit(None, pl.String),
+        )
+        .select("account_id", *NEW_EVENT_COLUMNS)
+    )
