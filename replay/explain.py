@@ -36,17 +36,18 @@ class Cause(NamedTuple):
 def explain_accounts(source: StoreSource, wrong: pl.DataFrame, *, until: int) -> dict[str, Cause]:
     """Return the cause of every account in `wrong`.
 
-    `wrong` has `account_id`, the live `balance` and `frozen` (and, of our own read model, `version`), and the
-    replayed columns with `replayed_` before their names.
+    `wrong` has `account_id`, the live `balance` and `frozen` (and, of our own read model, the pending sums), and
+    the replayed columns with `replayed_` before their names.
     """
     if wrong.is_empty():
         return {}
+    sums = [name for name in SUMS if name in wrong.columns]
     steps = _steps(source, wrong["account_id"].to_list(), until)
-    tried = steps.join(_rows(wrong), on="account_id").with_columns(
-        without=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"end_{name}") - pl.col(name) for name in _SUMS),
-        twice=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"end_{name}") + pl.col(name) for name in _SUMS),
-        stopped=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"after_{name}") for name in _SUMS),
-        has_worth=pl.any_horizontal(pl.col(name) != 0 for name in _SUMS),
+    tried = steps.join(_rows(wrong, sums), on="account_id").with_columns(
+        without=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"end_{name}") - pl.col(name) for name in sums),
+        twice=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"end_{name}") + pl.col(name) for name in sums),
+        stopped=pl.all_horizontal(pl.col(f"live_{name}") == pl.col(f"after_{name}") for name in sums),
+        has_worth=pl.any_horizontal(pl.col(name) != 0 for name in sums),
     )
     found = tried.group_by("account_id").agg(
         without=pl.col("version").filter("has_worth", "without").min(),
@@ -55,17 +56,18 @@ def explain_accounts(source: StoreSource, wrong: pl.DataFrame, *, until: int) ->
         stopped=pl.col("version").filter(pl.col("stopped") & (pl.col("transactions") > 0)).max(),
         version=pl.col("version").max(),
     )
-    same = wrong.filter(*(pl.col(name) == pl.col(f"replayed_{name}") for name in _SUMS))["account_id"].to_list()
+    same = wrong.filter(*(pl.col(name) == pl.col(f"replayed_{name}") for name in sums))["account_id"].to_list()
     causes = {row["account_id"]: _cause(row) for row in found.iter_rows(named=True)}
     return causes | dict.fromkeys(same, _OTHER_COLUMN)
 
 
-_SUMS = ("balance", "frozen")
+#: Sums that may tell one event from another; a foreign live table has the first two.
+SUMS = ("balance", "frozen", "pending_credit", "pending_debit")
 _OTHER_COLUMN = Cause("foreign_write", None, "the points agree; another column was written by something else")
 
 
 def _steps(source: StoreSource, account_ids: list[str], until: int) -> pl.DataFrame:
-    """One row an event of the accounts: its worth in `balance` and `frozen`, and the sums after it."""
+    """One row an event of the accounts: its worth in each sum, and the sums after it."""
     gate = Gate()
     admitted = [
         gate.admit(batch.events, batch.poison).select(_EVENT_COLUMNS)
@@ -74,12 +76,12 @@ def _steps(source: StoreSource, account_ids: list[str], until: int) -> pl.DataFr
     events = pl.concat(admitted).sort("account_id", "version").with_row_index("row")
     # Each event as an account of its own gives its worth by the very fold that the balances are made with.
     single = events.lazy().with_columns(account_id=pl.col("row").cast(pl.String))
-    worth = BALANCES.fold(single).select(pl.col("account_id").cast(pl.UInt32).alias("row"), *_SUMS).collect()
+    worth = BALANCES.fold(single).select(pl.col("account_id").cast(pl.UInt32).alias("row"), *SUMS).collect()
     return (
         events.join(worth, on="row", how="left", maintain_order="left")
-        .with_columns(pl.col(name).cum_sum().over("account_id").alias(f"after_{name}") for name in _SUMS)
+        .with_columns(pl.col(name).cum_sum().over("account_id").alias(f"after_{name}") for name in SUMS)
         .with_columns(
-            *(pl.col(name).sum().over("account_id").alias(f"end_{name}") for name in _SUMS),
+            *(pl.col(name).sum().over("account_id").alias(f"end_{name}") for name in SUMS),
             transactions=pl.col("transaction_id").is_not_null().cast(pl.Int64).cum_sum().over("account_id"),
         )
     )
@@ -98,8 +100,8 @@ _EVENT_COLUMNS = (
 )
 
 
-def _rows(wrong: pl.DataFrame) -> pl.DataFrame:
-    return wrong.select("account_id", *(pl.col(name).cast(pl.Int128).alias(f"live_{name}") for name in _SUMS))
+def _rows(wrong: pl.DataFrame, sums: list[str]) -> pl.DataFrame:
+    return wrong.select("account_id", *(pl.col(name).cast(pl.Int128).alias(f"live_{name}") for name in sums))
 
 
 def _cause(row: dict[str, int | str | None]) -> Cause:
