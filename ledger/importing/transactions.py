@@ -116,14 +116,16 @@ class _Staged:
 def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, progress: Progress | None) -> None:
     names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
     read = 0
-    for index, batch in enumerate(read_ahead(source.batches(delimiter=mapping.delimiter))):
+    batches = read_ahead(source.batches(delimiter=mapping.delimiter))
+    # Three things at once: a batch is read, the one before is checked, the one before that is staged.
+    checked_batches = mapped_ahead(lambda batch: check_transactions(batch, mapping), batches)
+    for index, (batch, checked) in enumerate(checked_batches):
         if index == 0 and source.has_header:
             require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
         staged.ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
         refused.add(batch.bad)
         staged.profiler.add(batch.rows)
         if batch.rows.height:
-            checked = check_transactions(batch, mapping)
             refused.add(checked.rejects)
             staged.add(checked.good)
             staged.naive_times += checked.naive_times
