@@ -30,7 +30,7 @@ from schemas.errors import ConfigurationError, StoreError
 __all__ = ["GENESIS", "Store", "chain", "chains"]
 
 GENESIS = bytes(32)
-BATCH_EVENTS = 100_000
+BATCH_EVENTS = 50_000
 ACCOUNTS_PER_QUERY = 500
 
 

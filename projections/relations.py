@@ -30,5 +30,5 @@ RELATIONS = Projection(
     schema=pl.Schema(dict.fromkeys(KEY, pl.String())),
     fold=_fold,
     merge=_merge,
-    details=("related_transaction_id",),
+    details=("transaction_id", "related_transaction_id"),
 )

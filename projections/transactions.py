@@ -191,5 +191,5 @@ TRANSACTIONS = Projection(
     schema=_SCHEMA,
     fold=_fold,
     merge=_merge,
-    details=("related_transaction_id", "business_code", "order_id"),
+    details=("transaction_id", "related_transaction_id", "business_code", "order_id"),
 )

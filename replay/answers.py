@@ -87,12 +87,17 @@ def history(store: Store, account_id: str) -> History:
     return History(replay.verdict, _with_running_sums(events.sort("version")), replay.certificate)
 
 
+_DETAILS = ("recorded_at", "transaction_id")
+
 #: The events themselves as a projection: a stream is its own state.
 _EVENTS = Projection(
     name="events",
     version=1,
     key=("account_id", "version"),
-    schema=pl.Schema({name: dtype for name, dtype in EVENT_SCHEMA.items() if name not in DETAIL_COLUMNS}),
+    schema=pl.Schema(
+        {name: dtype for name, dtype in EVENT_SCHEMA.items() if name in _DETAILS or name not in DETAIL_COLUMNS}
+    ),
+    details=_DETAILS,
     fold=lambda events: events,
     merge=lambda left, right: pl.concat([left, right]),
 )

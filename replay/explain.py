@@ -71,7 +71,7 @@ def _steps(source: StoreSource, account_ids: list[str], until: int) -> pl.DataFr
     gate = Gate()
     admitted = [
         gate.admit(batch.events, batch.poison).select(_EVENT_COLUMNS)
-        for batch in source.of_accounts(account_ids).read(after=0, until=until, details=())
+        for batch in source.of_accounts(account_ids).read(after=0, until=until, details=("transaction_id",))
     ]
     events = pl.concat(admitted).sort("account_id", "version").with_row_index("row")
     # Each event as an account of its own gives its worth by the very fold that the balances are made with.

@@ -102,7 +102,11 @@ class Gate:
                 is_repeat=(pl.col("version") <= pl.col("version_last"))
                 | (~new_account & (pl.col("version") == pl.col("version").shift()))
             )
-            .with_columns(place=(~pl.col("is_repeat")).cast(pl.Int64).cum_sum().over("account_id"))
+            .with_columns(one=(~pl.col("is_repeat")).cast(pl.Int64))
+            # The place within the account: what was counted so far, less what was before the account's first row.
+            .with_columns(
+                place=pl.col("one").cum_sum() - _at_first_row(pl.col("one").cum_sum() - pl.col("one"), new_account)
+            )
             .with_columns(
                 is_next=~pl.col("is_repeat") & (pl.col("version") == pl.col("version_last") + pl.col("place"))
             )
@@ -128,8 +132,9 @@ class Gate:
         ).filter(pl.col("previous").is_not_null())
         if chained.is_empty():
             return pl.DataFrame(schema={"account_id": pl.String(), "broken_at": pl.Int64()})
-        states = events["state"].gather(chained["row"])
-        actual = pl.Series(chains(chained["previous"].to_list(), states.to_list()), dtype=pl.Binary())
+        states = events["state"].to_list()
+        in_order = [states[row] for row in chained["row"].to_list()]
+        actual = pl.Series(chains(chained["previous"].to_list(), in_order), dtype=pl.Binary())
         broken = chained.filter(chained["chain"] != actual)
         first = broken.group_by("account_id").agg(broken_at=pl.col("version").min(), at=pl.col("position").min())
         for account_id, version, position in first.sort("at").iter_rows():
@@ -238,6 +243,11 @@ class Gate:
             )
             for account_id, version, _, end, _ in wrong.iter_rows()
         ]
+
+
+def _at_first_row(value: pl.Expr, is_first_row: pl.Expr) -> pl.Expr:
+    """A value of each account's first row, on all its rows; the accounts' rows stand together."""
+    return pl.when(is_first_row).then(value).forward_fill()
 
 
 def _gap_text(missing: int, found: int, held: int, *, let_go: bool) -> str:

@@ -33,8 +33,19 @@ RAW_SCHEMA = pl.Schema(
     }
 )
 
-#: Columns that only some projections need; the others are always decoded, since they decide what is poison.
-DETAIL_COLUMNS = ("event_id", "related_transaction_id", "business_code", "order_id", "metadata", "reason")
+#: Columns that only some projections need. The first two are read all the same from bytes that no chain vouches
+#: for, since they decide what is poison.
+DETAIL_COLUMNS = (
+    "recorded_at",
+    "transaction_id",
+    "event_id",
+    "related_transaction_id",
+    "business_code",
+    "order_id",
+    "metadata",
+    "reason",
+)
+_JUDGED = DETAIL_COLUMNS[:2]
 
 #: The columns of an event batch. `metadata` is its JSON text.
 EVENT_SCHEMA = pl.Schema(
@@ -50,7 +61,7 @@ EVENT_SCHEMA = pl.Schema(
         "amount": pl.Int64(),
         "from_status": pl.String(),
         "to_status": pl.String(),
-        **dict.fromkeys(DETAIL_COLUMNS, pl.String()),
+        **dict.fromkeys(DETAIL_COLUMNS[2:], pl.String()),
     }
 )
 
@@ -87,13 +98,18 @@ def decode_batch(raw: pl.DataFrame, details: tuple[str, ...] = ()) -> Decoded:
         return Decoded(_empty(names), [])
     # Bytes that a chain vouches for passed the strict decoder when they were appended, and what is not those bytes
     # any more, the sequence gate finds by the chain.
-    parsed = _parse(raw["state"], names, is_chained=raw["chain"].null_count() == 0)
+    is_chained = raw["chain"].null_count() == 0
+    judged = [name for name in EVENT_SCHEMA if name in names or (name in _JUDGED and not is_chained)]
+    parsed = _parse(raw["state"], judged)
     if parsed is None:
         return _decode_rows(raw, names)
     whole = parsed.with_columns(raw["position", "account_id", "version", "state", "chain"])
     if "metadata" in names:
         whole = whole.with_columns(_metadata(raw["state"], parsed["metadata"].is_not_null()))
-    doubtful = parsed.select(~_trusted(raw["account_id"], raw["version"], names)).to_series()
+    trusted = _is_current(raw["account_id"], raw["version"], judged)
+    if not is_chained:
+        trusted &= _is_legal(judged) & _is_unchanged(judged)
+    doubtful = parsed.select(~trusted.fill_null(False)).to_series()
     columns = [*names, "state", "chain"]
     if not doubtful.any():
         return Decoded(whole.select(columns), [])
@@ -113,18 +129,22 @@ def _empty(names: list[str]) -> pl.DataFrame:
     return pl.DataFrame(schema={**schema, "state": pl.Binary(), "chain": pl.Binary()})
 
 
-def _parse(states: pl.Series, names: list[str], *, is_chained: bool) -> pl.DataFrame | None:
-    """Return the columns that polars reads from the lines, or None where it cannot read them as one document."""
+def _parse(states: pl.Series, names: list[str]) -> pl.DataFrame | None:
+    """Return the columns that polars reads from the lines, or None where it cannot read them as one document.
+
+    Beside the columns of `names` there are `state`, `schema_version`, the key as the bytes have it, and
+    `is_wire_time`: polars cuts what is smaller than a microsecond, where the strict decoder rounds.
+    """
+    times = [name for name in _TIMES if name in names]
     wire: dict[str, pl.DataType] = {
-        name: pl.String() if name in _TIMES else EVENT_SCHEMA[name] for name in names if name != "position"
+        name: pl.String() if name in times else EVENT_SCHEMA[name] for name in names if name != "position"
     }
     wire["schema_version"] = pl.Int64()
     # An empty line vanishes, which the height could hide behind a line with two objects.
     if not states.bin.starts_with(b"{").all():
         return None
     try:
-        document: str = states.cast(pl.String).str.join("\n").item()
-        parsed = pl.read_ndjson(document.encode(), schema=wire)
+        parsed = pl.read_ndjson(b"\n".join(states.to_list()), schema=wire)
     except pl.exceptions.PolarsError:
         return None
     # A line with two objects doubles, so the height must be what was sent.
@@ -133,65 +153,70 @@ def _parse(states: pl.Series, names: list[str], *, is_chained: bool) -> pl.DataF
     wire_names = {"account_id": "wire_account_id", "version": "wire_version"}
     return (
         parsed.with_columns(states.alias("state"))
-        .with_columns(is_wire_form=_is_wire_form(names, is_chained=is_chained))
+        .with_columns(
+            is_wire_time=pl.all_horizontal(
+                (pl.col(name).str.len_bytes() == WIRE_TIME_BYTES) & pl.col(name).str.ends_with("Z") for name in times
+            )
+        )
         .rename(wire_names)
         .with_columns(
-            pl.col(name).str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False) for name in _TIMES
+            pl.col(name).str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False) for name in times
         )
     )
 
 
-def _is_wire_form(names: list[str], *, is_chained: bool) -> pl.Expr:
-    """Rows whose values polars has not made into something else on the way.
-
-    It cuts what is smaller than a microsecond where the strict decoder rounds. And, in bytes that nobody vouches
-    for, it makes text of a value of any type and NUL of half a surrogate pair.
-    """
-    is_wire_time = [
-        (pl.col(name).str.len_bytes() == WIRE_TIME_BYTES) & pl.col(name).str.ends_with("Z") for name in _TIMES
-    ]
-    if is_chained:
-        return pl.all_horizontal(is_wire_time)
-    state = pl.col("state")
-    opening = {name: '"' for name in ("account_id", "transaction_id", *DETAIL_COLUMNS) if name in names}
-    if "metadata" in names:
-        opening["metadata"] = "{"
+def _is_current(account_ids: pl.Series, versions: pl.Series, names: list[str]) -> pl.Expr:
+    """Rows of a known event at the current schema version, with the key that the source says."""
+    # Fields of the other kind of event are unknown fields to the strict decoder, so no columns of it.
+    of_account = pl.all_horizontal(
+        pl.col("event").is_in(_ACCOUNT_TAGS),
+        *(pl.col(name).is_null() for name in names if name in _TRANSACTION_FIELDS),
+    )
+    of_transaction = pl.col("event").is_in(_TRANSACTION_TAGS)
+    if "reason" in names:
+        of_transaction &= pl.col("reason").is_null()
     return pl.all_horizontal(
-        *is_wire_time,
-        *(pl.col(name).is_null() | state.bin.contains(f'"{name}":{mark}'.encode()) for name, mark in opening.items()),
-        *(~pl.col(name).str.contains("\0", literal=True).fill_null(False) for name in DETAIL_COLUMNS if name in names),
+        of_transaction | of_account,
+        pl.col("schema_version") == SCHEMA_VERSION,
+        pl.col("wire_account_id") == account_ids,
+        (pl.col("wire_version") == versions) & (pl.col("wire_version") >= 1),
+        pl.col("is_wire_time"),
+        *(pl.col(name).is_not_null() for name in _TIMES if name in names),
     )
 
 
-def _trusted(account_ids: pl.Series, versions: pl.Series, names: list[str]) -> pl.Expr:
-    """Rows whose parsed values are all legal, so that the strict decoder would say the same."""
+def _is_legal(names: list[str]) -> pl.Expr:
+    """Rows whose values are all legal, so that the strict decoder would take them."""
     of_transaction = pl.all_horizontal(
-        pl.col("event").is_in(_TRANSACTION_TAGS),
         _identifier("transaction_id"),
         pl.col("type").is_in(["credit", "debit"]),
         pl.col("amount") >= 1,
         pl.col("to_status").is_in(_STATUSES),
         pl.col("from_status").is_null() | pl.col("from_status").is_in(_STATUSES),
     )
-    # Fields of the other kind of event are unknown fields to the strict decoder, so no columns of it.
-    of_account = pl.all_horizontal(
-        pl.col("event").is_in(_ACCOUNT_TAGS),
-        *(pl.col(name).is_null() for name in names if name in _TRANSACTION_FIELDS),
-    )
-    if "reason" in names:
-        of_transaction &= pl.col("reason").is_null()
     has_event_id = (pl.col("event_id").str.len_bytes() > 0) if "event_id" in names else pl.lit(True)
-    trusted = pl.all_horizontal(
-        of_transaction.fill_null(False) | of_account,
-        pl.col("schema_version") == SCHEMA_VERSION,
-        pl.col("wire_account_id") == account_ids,
+    return pl.all_horizontal(
+        of_transaction.fill_null(False) | pl.col("event").is_in(_ACCOUNT_TAGS),
         _identifier("wire_account_id"),
-        (pl.col("wire_version") == versions) & (pl.col("wire_version") >= 1),
-        *(pl.col(name).is_not_null() for name in _TIMES),
-        pl.col("is_wire_form"),
         has_event_id,
     )
-    return trusted.fill_null(False)
+
+
+def _is_unchanged(names: list[str]) -> pl.Expr:
+    """Rows whose values polars has not made into something else on the way.
+
+    It makes text of a value of any type, and NUL of half a surrogate pair.
+    """
+    texts = [name for name in (*_JUDGED[1:], *DETAIL_COLUMNS[2:]) if name in names]
+    opening = {"account_id": '"', **{name: "{" if name == "metadata" else '"' for name in texts}}
+    column = {"account_id": "wire_account_id"}
+    return pl.all_horizontal(
+        *(
+            pl.col(column.get(name, name)).is_null() | pl.col("state").bin.contains(f'"{name}":{mark}'.encode())
+            for name, mark in opening.items()
+        ),
+        *(~pl.col(name).str.contains("\0", literal=True).fill_null(False) for name in texts),
+    )
 
 
 def _identifier(name: str) -> pl.Expr:

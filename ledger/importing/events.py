@@ -23,7 +23,7 @@ from ledger.importing.sources import FileSource
 from ledger.store import GENESIS, Store, chain
 from ledger.tables import EVENTS
 from schemas import decode_batch
-from schemas.columns import RAW_SCHEMA
+from schemas.columns import DETAIL_COLUMNS, RAW_SCHEMA
 from schemas.errors import PoisonEventError, UsageError
 
 __all__ = ["export_events", "import_events"]
@@ -236,7 +236,8 @@ def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[BadRow]]:
         except (ValueError, RecursionError):
             # The strict decoder says what is wrong with it.
             rows.append((number, None, None, data, None))
-    decoded = decode_batch(pl.DataFrame(rows, schema=RAW_SCHEMA, orient="row"))
+    # With every column, since what is appended here is vouched for by its chain from now on.
+    decoded = decode_batch(pl.DataFrame(rows, schema=RAW_SCHEMA, orient="row"), DETAIL_COLUMNS)
     texts = dict(lines) if decoded.poison else {}
     bad: list[BadRow] = [
         (poison.position, f"the line is no event: {poison.reason}", _text(texts[poison.position]))

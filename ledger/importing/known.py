@@ -39,7 +39,7 @@ KNOWN_SCHEMA = pl.Schema(
     }
 )
 PAIR_SCHEMA = pl.Schema({"transaction_hash": pl.UInt64(), "account_hash": pl.UInt64()})
-_DETAILS = ("related_transaction_id", "business_code", "order_id", "metadata")
+_DETAILS = ("transaction_id", "related_transaction_id", "business_code", "order_id", "metadata")
 _RECORDED = str(TransactionRecorded.__struct_config__.tag)
 _HEADS = {name: RAW_SCHEMA[name] for name in ("account_id", "version", "chain")}
 
