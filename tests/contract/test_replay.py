@@ -214,6 +214,21 @@ class ReplayContract:
         assert numbers(store) == [1]
         assert live_is_a_fresh_replay(store)
 
+    def test_a_position_moves_only_from_where_it_was_found(self, store):
+        """Who finds the position moved writes nothing, rows included."""
+        write_history(store, accounts=1)
+        project(store)
+        before = account_rows(store)
+
+        def late() -> None:
+            with store.writing() as connection:
+                read_model.write_rows(connection, 1, before.with_columns(balance=pl.lit(0, pl.Int64)))
+                read_model.advance(connection, 1, after=0, until=3)
+
+        with pytest.raises(PositionMoved, match="from position 0"):
+            late()
+        assert account_rows(store).equals(before)
+
     def test_rebuilds_at_once_make_a_generation_each(self, store):
         """Two rebuilds at the same time take turns and both are whole."""
         write_history(store, accounts=2)
