@@ -125,6 +125,16 @@ class Store:
             yield batch
             after = batch["position"][-1]
 
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether the store is an SQLite file, which other processes can read by its path."""
+        return self.engine.name == "sqlite"
+
+    def range_sql(self, *, after: int, until: int) -> str:
+        """Return the query of `read` for one range of positions, complete, for a reader of its own."""
+        statement = _raw_select().where(EVENTS.c.id > after, EVENTS.c.id <= until).order_by(EVENTS.c.id)
+        return str(statement.compile(self.engine, compile_kwargs={"literal_binds": True}))
+
     def read_accounts(
         self, connection: Connection, account_ids: Sequence[str], *, after: int = 0, until: int | None = None
     ) -> Iterator[pl.DataFrame]:

@@ -23,6 +23,7 @@ __all__ = ["LAST_SCHEMA", "Gate", "Parked"]
 LAST_SCHEMA = pl.Schema({"account_id": pl.String(), "version": pl.Int64(), "chain": pl.Binary()})
 
 _KEY = ["account_id", "version"]
+_NOTHING_BROKEN = pl.DataFrame(schema={"account_id": pl.String(), "broken_at": pl.Int64()})
 
 #: Events held back in memory behind gaps. Past this many, those of the accounts that wait are let go, and such
 #: an account stays parked to the end of the run even if its gap is filled.
@@ -131,11 +132,13 @@ class Gate:
             .otherwise(pl.col("chain_last"))
         ).filter(pl.col("previous").is_not_null())
         if chained.is_empty():
-            return pl.DataFrame(schema={"account_id": pl.String(), "broken_at": pl.Int64()})
+            return _NOTHING_BROKEN
         states = events["state"].to_list()
         in_order = [states[row] for row in chained["row"].to_list()]
         actual = pl.Series(chains(chained["previous"].to_list(), in_order), dtype=pl.Binary())
         broken = chained.filter(chained["chain"] != actual)
+        if broken.is_empty():
+            return _NOTHING_BROKEN
         first = broken.group_by("account_id").agg(broken_at=pl.col("version").min(), at=pl.col("position").min())
         for account_id, version, position in first.sort("at").iter_rows():
             reason = "the stored bytes are not those that were appended (hash chain)"

@@ -16,9 +16,16 @@ from sqlalchemy import Connection
 
 from ledger.store import BATCH_EVENTS, Store
 from replay.ahead import ahead
+from replay.workers import Range, reading_ranges
 from schemas import PoisonEvent, decode_batch
 
 __all__ = ["Batch", "Source", "StoreSource"]
+
+#: Events from which worker processes are faster: they take about as long to start as to read these.
+WORKERS_EVENTS_MIN = 300_000
+
+#: Positions that a worker is asked for at once.
+RANGE_EVENTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,14 @@ class StoreSource:
 
     def read(self, *, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
         """Yield the events of a position range; each account's in order."""
+        if (
+            self._read_ahead
+            and self._store.is_sqlite
+            and self._account_ids is None
+            and until - after >= WORKERS_EVENTS_MIN
+        ):
+            yield from self._read_with_workers(after, until, details)
+            return
         if self._account_ids is None:
             read = self._store.read(self.connection, after=after, until=until, batch_events=self._batch_events)
         else:
@@ -97,6 +112,24 @@ class StoreSource:
             yield from ahead(_decoded(raw, details) for raw in ahead(read))
         else:
             yield from (_decoded(raw, details) for raw in read)
+
+    def _read_with_workers(self, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
+        # This process would only wait while the workers start, so it reads the first range itself.
+        first = after + RANGE_EVENTS
+        starts = range(first, until, RANGE_EVENTS)
+        ends = ((start, min(start + RANGE_EVENTS, until)) for start in starts)
+        ranges = (Range(start, end, self._store.range_sql(after=start, until=end)) for start, end in ends)
+        with reading_ranges(str(self._store.url.database), ranges, details) as answers:
+            yield from self._read_here(after, first, details)
+            for wanted, decoded in answers:
+                if decoded is None:
+                    yield from self._read_here(wanted.after, wanted.until, details)
+                else:
+                    yield Batch(decoded.events, decoded.poison, wanted.until)
+
+    def _read_here(self, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
+        for raw in self._store.read(self.connection, after=after, until=until):
+            yield _decoded(raw, details)
 
     def of_accounts(self, account_ids: Sequence[str]) -> StoreSource:
         """Return the same moment of the store, narrowed to some accounts."""
