@@ -6,12 +6,12 @@ All functions work inside the caller's transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import polars as pl
 import psycopg
-from sqlalchemy import ColumnElement, Connection, Select, Table, insert
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import ColumnElement, Connection, Select, Table
 from sqlalchemy.exc import DBAPIError
 
 __all__ = ["KEYS_PER_QUERY", "insert_rows", "select_rows", "upsert_rows"]
@@ -20,6 +20,9 @@ __all__ = ["KEYS_PER_QUERY", "insert_rows", "select_rows", "upsert_rows"]
 KEYS_PER_QUERY = 5_000
 
 ROWS_PER_FETCH = 1_000
+
+#: Rows of one INSERT on SQLite; with the widest table, fewer values than any SQLite takes.
+ROWS_PER_STATEMENT = 50
 
 
 def select_rows(
@@ -61,36 +64,48 @@ def insert_rows(connection: Connection, table: Table, rows: pl.DataFrame) -> Non
     if connection.dialect.name == "postgresql":
         _copy(connection, table.name, rows)
     else:
-        statement = insert(table).values(dict.fromkeys(rows.columns))
-        _executemany(connection, str(statement.compile(dialect=connection.dialect)), rows)
+        _executemany(connection, f"{_into(table, rows)} VALUES ", "", rows)
 
 
 def upsert_rows(connection: Connection, table: Table, rows: pl.DataFrame) -> None:
     """Insert a frame, or replace the columns that it has where the primary key is there already."""
     if rows.is_empty():
         return
-    keys = [column.name for column in table.primary_key]
     if connection.dialect.name == "postgresql":
         stage = f"stage_{table.name}"
         connection.exec_driver_sql(f"CREATE TEMP TABLE IF NOT EXISTS {stage} (LIKE {table.name}) ON COMMIT DROP")
         connection.exec_driver_sql(f"TRUNCATE {stage}")
         _copy(connection, stage, rows)
         names = ", ".join(rows.columns)
-        updates = ", ".join(f"{name} = excluded.{name}" for name in rows.columns if name not in keys)
-        connection.exec_driver_sql(
-            f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {stage} "
-            f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}"
-        )
+        connection.exec_driver_sql(f"{_into(table, rows)} SELECT {names} FROM {stage}{_conflict(table, rows)}")
     else:
-        statement = sqlite.insert(table).values(dict.fromkeys(rows.columns))
-        others = {name: statement.excluded[name] for name in rows.columns if name not in keys}
-        upsert = statement.on_conflict_do_update(index_elements=keys, set_=others)
-        _executemany(connection, str(upsert.compile(dialect=connection.dialect)), rows)
+        _executemany(connection, f"{_into(table, rows)} VALUES ", _conflict(table, rows), rows)
 
 
-def _executemany(connection: Connection, sql: str, rows: pl.DataFrame) -> None:
-    # The driver's executemany on a list of tuples, since building a dict a row doubles the time.
-    connection.exec_driver_sql(sql, rows.rows())
+def _into(table: Table, rows: pl.DataFrame) -> str:
+    return f"INSERT INTO {table.name} ({', '.join(rows.columns)})"
+
+
+def _conflict(table: Table, rows: pl.DataFrame) -> str:
+    keys = [column.name for column in table.primary_key]
+    updates = ", ".join(f"{name} = excluded.{name}" for name in rows.columns if name not in keys)
+    return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}"
+
+
+def _executemany(connection: Connection, head: str, tail: str, rows: pl.DataFrame) -> None:
+    """Run an INSERT on SQLite, many rows a statement.
+
+    The driver lets go of the interpreter at each statement, and while other threads work it waits to get it back.
+    """
+    values = f"({', '.join('?' * rows.width)})"
+    tuples = rows.rows()
+    whole = len(tuples) - len(tuples) % ROWS_PER_STATEMENT
+    if whole:
+        starts = range(0, whole, ROWS_PER_STATEMENT)
+        flat = [tuple(chain.from_iterable(tuples[start : start + ROWS_PER_STATEMENT])) for start in starts]
+        connection.exec_driver_sql(head + ", ".join([values] * ROWS_PER_STATEMENT) + tail, flat)
+    if tuples[whole:]:
+        connection.exec_driver_sql(head + values + tail, tuples[whole:])
 
 
 def _copy(connection: Connection, table_name: str, rows: pl.DataFrame) -> None:
