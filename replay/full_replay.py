@@ -24,7 +24,7 @@ from replay.source import Batch, Source
 from replay.states import States
 from schemas.errors import UsageError
 
-__all__ = ["Replay", "replayed"]
+__all__ = ["Replay", "overflows", "replayed"]
 
 CORE = (BALANCES, ACCOUNT_STATUS)
 
@@ -108,7 +108,7 @@ def _finished(source: Source, target: _Memory, until: int, *, resumed_from: int 
     ends = source.ends(until)
     parked = gate.parked(ends, source.copies)
     balances = states.value(BALANCES)
-    for found in _overflows(balances):
+    for found in overflows(balances):
         parked.setdefault(found.account_id, found)
     whole = balances.filter(~pl.col("account_id").is_in(list(parked)))
     rows = account_rows(whole.lazy(), states.value(ACCOUNT_STATUS).lazy()).collect().sort("account_id")
@@ -128,7 +128,8 @@ def _finished(source: Source, target: _Memory, until: int, *, resumed_from: int 
     return Replay(certificate, rows, states, gate)
 
 
-def _overflows(balances: pl.DataFrame) -> list[Parked]:
+def overflows(balances: pl.DataFrame) -> list[Parked]:
+    """Return the accounts of a balances state of which a sum is past int64, parked at their last version."""
     versions = balances.lazy().select("account_id", "version")
     past = overflowed(balances.lazy()).join(versions, on="account_id").sort("account_id", "column").collect()
     return [

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 
 from ledger import read_model
 from ledger.store import Store
-from projections import ACCOUNT_STATUS, BALANCES, account_rows, overflowed
+from projections import ACCOUNT_STATUS, BALANCES, account_rows
 from replay.engine import Progress, run
+from replay.full_replay import overflows
 from replay.gate import Gate, Parked
 from replay.source import Batch, StoreSource
 
@@ -93,13 +94,10 @@ class _Rows:
     ) -> pl.DataFrame:
         balances = BALANCES.merge(_balances_of(rows), BALANCES.fold(admitted.lazy())).collect()
         status = ACCOUNT_STATUS.merge(_status_of(rows), ACCOUNT_STATUS.fold(admitted.lazy()))
-        for account_id, column, value in overflowed(balances.lazy()).collect().iter_rows():
-            parked.setdefault(
-                account_id,
-                Parked(account_id=account_id, version=0, reason="overflow", details=f"{column} {value} is past int64"),
-            )
-        overflows = [found.account_id for found in parked.values() if found.reason == "overflow"]
-        fits = balances.filter(~pl.col("account_id").is_in(overflows))
+        for found in overflows(balances):
+            parked.setdefault(found.account_id, found)
+        past = [found.account_id for found in parked.values() if found.reason == "overflow"]
+        fits = balances.filter(~pl.col("account_id").is_in(past))
         changed = fits.join(admitted.select("account_id").unique(), on="account_id", how="semi")
         return stored_rows(account_rows(changed.lazy(), status).collect(), gate)
 

@@ -86,13 +86,15 @@ def promote_generation(store: Store, generation: int) -> int:
     """Make a generation live at the head of the store, atomically, and return that position.
 
     The way back is the same call with an older generation. RefusedError for a generation whose certificate is
-    INCOMPLETE; UsageError if there is none of that number.
+    INCOMPLETE, or that is not where the heads are after it was brought to the head of the store: the log is damaged
+    then, and nothing is changed. UsageError if there is none of that number.
     """
     with store.appending() as connection:
         by_number = {found.generation: found for found in read_model.generations(connection)}
         if generation in by_number:
             _refuse_incomplete(by_number[generation])
             bring_forward(store, connection, by_number[generation], until=store.head(connection))
+            _refuse_other_than_heads(store, connection, generation)
         read_model.go_live(connection, generation)
         return store.head(connection)
 
@@ -111,6 +113,19 @@ def _refuse_incomplete(found: read_model.Generation) -> None:
         raise RefusedError(
             f"generation {found.generation} is {certificate.verdict}: {len(certificate.parked)} accounts are parked",
             next_step="see `verify` for what is missing, mend it, and rebuild",
+        )
+
+
+def _refuse_other_than_heads(store: Store, connection: Connection, generation: int) -> None:
+    """Every account's row must be at its head: what was lost or held back since the rebuild must not go live."""
+    rows = read_model.rows(connection, generation).select("account_id", "version", "chain")
+    both = rows.join(store.heads(connection), on="account_id", how="full", suffix="_head", coalesce=True)
+    differs = pl.col("version").ne_missing(pl.col("version_head")) | pl.col("chain").ne_missing(pl.col("chain_head"))
+    wrong = both.filter(differs)["account_id"].sort()
+    if wrong.len():
+        raise RefusedError(
+            f"generation {generation} is not at the head of {wrong.len()} accounts, the first is {wrong[0]!r}",
+            next_step="the log is damaged: see `verify`, mend it, and rebuild",
         )
 
 

@@ -129,6 +129,19 @@ class ReplayContract:
         assert live_is_a_fresh_replay(store)
         assert drift(store).verdict == "EQUAL"
 
+    @pytest.mark.parametrize("lost", [6, 7])
+    def test_promote_refuses_a_log_that_was_damaged_since_the_rebuild(self, store, lost):
+        """An event lost after the rebuild, in the middle or at the end of its account, keeps its rows from going live."""
+        ledger = Ledger(store)
+        ledger.open("late")
+        built = rebuild(store, now=NOW)
+        for number in range(2, 8):
+            ledger.credit("late", f"t-{number}", 1)
+        lose_event(store, "late", lost)
+        with pytest.raises(RefusedError, match="late"):
+            promote_generation(store, built.generation)
+        assert not any(found.is_live for found in generations(store))
+
     def test_going_back_catches_up_with_the_head(self, store):
         """An older generation made live again is brought to the head, and equals a fresh replay."""
         ledger = Ledger(store)
