@@ -365,7 +365,7 @@ def _same_id_in_two_accounts(all_identities: pl.LazyFrame) -> pl.LazyFrame:
 
 INTEGRITY = Projection(
     name="integrity",
-    version=1,
+    version=2,
     key=TRANSACTIONS.key,
     schema=TRANSACTIONS.schema,
     fold=TRANSACTIONS.fold,

@@ -18,8 +18,11 @@ __all__ = ["TRANSACTIONS"]
 KEY = ("account_id", "transaction_id")
 MOMENT = EVENT_SCHEMA["effective_at"]
 
+#: What any event may say of its transaction, first the recording or a change later: the last that says it counts.
+_TOLD = ("related_transaction_id", "business_code", "order_id")
+
 #: What a transaction was when first recorded (or first heard of, where it never was), and whether a repeat is equal.
-_CONTENT = ("created_at", "created_status", "type", "amount", "related_transaction_id", "business_code", "order_id")
+_CONTENT = ("created_at", "created_status", "type", "amount", *(f"created_{name}" for name in _TOLD))
 
 _SCHEMA = pl.Schema(
     {
@@ -31,9 +34,9 @@ _SCHEMA = pl.Schema(
         "created_status": pl.String(),
         "type": pl.String(),
         "amount": pl.Int64(),
-        "related_transaction_id": pl.String(),
-        "business_code": pl.String(),
-        "order_id": pl.String(),
+        **dict.fromkeys((f"created_{name}" for name in _TOLD), pl.String()),
+        # Of the last event that says it, whatever it is.
+        **dict.fromkeys(_TOLD, pl.String()),
         # Of all recordings: how many, the place of the last, and whether two of them say different things.
         "recorded_count": pl.Int64(),
         "recorded_last_version": pl.Int64(),
@@ -69,8 +72,8 @@ _SCHEMA = pl.Schema(
 
 
 def _fold(events: pl.LazyFrame) -> pl.LazyFrame:
-    needed = [*KEY, "version", "position", "event", "effective_at", "from_status", "to_status", *_CONTENT[2:]]
-    of_transactions = events.filter(pl.col("transaction_id").is_not_null()).select(needed)
+    needed = [*KEY, "version", "position", "event", "effective_at", "from_status", "to_status", "type", "amount"]
+    of_transactions = events.filter(pl.col("transaction_id").is_not_null()).select(*needed, *_TOLD)
     return _join(of_transactions, "version", _state_of_event())
 
 
@@ -87,7 +90,8 @@ def _state_of_event() -> list[pl.Expr]:
     is_legal = change.is_in([f"{before or ''}>{after}" for before, after in sorted(LEGAL_TRANSITIONS, key=str)])
     illegal = ~(is_legal | (recorded & pl.col("from_status").is_null()))
     source: dict[str, pl.Expr | str] = {
-        **{name: name for name in (*KEY, *_CONTENT[2:])},
+        **{name: name for name in (*KEY, "type", "amount", *_TOLD)},
+        **{f"created_{name}": name for name in _TOLD},
         **dict.fromkeys(("created_at", "updated_at", "first_effective_at", "latest_effective_at"), "effective_at"),
         **dict.fromkeys(("created_version", "status_version", "first_version"), "version"),
         **dict.fromkeys(("created_position", "status_position", "first_position"), "position"),
@@ -162,6 +166,8 @@ def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
         .group_by(KEY)
         .agg(
             pl.col(*_CONTENT, "created_version", "created_position").min_by("_order"),
+            # Parts do not overlap, so the last part that says it has the last event that does.
+            *(_last_told(name) for name in _TOLD),
             pl.col("recorded_count", "illegal_count").sum(),
             pl.col("recorded_last_version", "recorded_last_position", "latest_effective_at").max(),
             _is_conflicting(),
@@ -178,6 +184,11 @@ def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
     )
 
 
+def _last_told(name: str) -> pl.Expr:
+    is_told = pl.col(name).is_not_null()
+    return pl.col(name).filter(is_told).max_by(pl.col("status_version").filter(is_told))
+
+
 def _is_conflicting() -> pl.Expr:
     """Whether two recordings differ in anything, or any two events in what the transaction moves."""
     differs = [pl.col(name).min() != pl.col(name).max() for name in ("_content", "type", "amount")]
@@ -186,7 +197,7 @@ def _is_conflicting() -> pl.Expr:
 
 TRANSACTIONS = Projection(
     name="transactions",
-    version=1,
+    version=2,
     key=KEY,
     schema=_SCHEMA,
     fold=_fold,

@@ -61,13 +61,14 @@ def finals_of(placed: list[Placed]) -> list[Final]:
     for transaction_id, own in by_transaction(placed).items():
         recorded = [pair for pair in own if isinstance(pair[1], TransactionRecorded)]
         position, first = (recorded or own)[0]
+        told = [event.related_transaction_id for _, event in own if event.related_transaction_id is not None]
         finals.append(
             Final(
                 transaction_id,
                 first.type,
                 own[-1][1].to_status,
                 first.amount,
-                first.related_transaction_id,
+                told[-1] if told else None,
                 first.effective_at,
                 first.version,
                 position,

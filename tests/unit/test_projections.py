@@ -211,6 +211,33 @@ def test_missing_related_transaction_and_where_it_is() -> None:
     ]
 
 
+def test_related_transaction_that_a_change_brings_is_asked_for() -> None:
+    """A related id that came with the completion is missing where it does not exist, like one from the beginning."""
+    stream = Stream().record("t1", 5, "pending", order_id="o1").record("t2", 5, "pending", related_transaction_id="x")
+    stream.change("t1", 5, "pending", "completed", related_transaction_id="zz")
+    stream.change("t2", 5, "pending", "completed")
+    assert [
+        (row["code"], row["transaction_id"], row["details"]["related_transaction_id"]) for row in found(stream)
+    ] == [
+        ("missing_related_transaction", "t1", "zz"),
+        ("missing_related_transaction", "t2", "x"),
+    ]
+
+
+def test_what_is_said_last_of_a_transaction_counts_and_recordings_are_still_compared() -> None:
+    """Related id, business code and order are of the last event that says them, wherever the stream is cut."""
+    stream = Stream().record("t1", 5, "pending", order_id="o1", business_code="b1", hour=0)
+    stream.change("t1", 5, "pending", "frozen", related_transaction_id="r1", order_id="o2", hour=0)
+    stream.change("t1", 5, "frozen", "completed", related_transaction_id="r2", hour=0)
+    stream.record("t1", 5, "pending", order_id="o1", business_code="b1", hour=0)
+    events = batch(stream).collect()
+    names = ("related_transaction_id", "order_id", "business_code", "is_conflicting")
+    for place in range(events.height + 1):
+        parts = [TRANSACTIONS.fold(part.lazy()) for part in (events[:place], events[place:])]
+        # The last recording says o1 again, and is equal to the first, whatever was said in between.
+        assert TRANSACTIONS.merge(*parts).select(names).collect().rows() == [("r2", "o1", "b1", False)]
+
+
 def test_pending_is_stale_strictly_after_24_hours() -> None:
     """At 24 hours a pending transaction is not stale yet; a microsecond later it is."""
     stream = Stream().record("t1", 5, "pending")
