@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from ledger import read_model
 from ledger.store import BATCH_EVENTS, Store
 from replay.engine import Progress
-from replay.generation import bring_forward
+from replay.generation import bring_forward, off_head
 from schemas import format_time
 
 __all__ = ["Projected", "project"]
@@ -26,7 +26,11 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Projected:
-    """Where the live read model is: COMPLETE at its position, or INCOMPLETE with the accounts that are parked."""
+    """Where the live read model is: COMPLETE at its position, or INCOMPLETE with the accounts that are not.
+
+    `parked` are the accounts with a gap or an unreadable event, and, at the head of the store, those that are not
+    where their head says.
+    """
 
     verdict: str
     generation: int
@@ -85,5 +89,9 @@ def _begun(connection: Connection) -> read_model.Generation:
 
 def _projected(store: Store, live: read_model.Generation) -> Projected:
     with store.snapshot() as connection:
-        parked = read_model.parked(connection, live.generation)["account_id"].sort().to_list()
+        parked = read_model.parked(connection, live.generation)["account_id"].to_list()
+        # Writers may have gone on: heads say where rows should be only where the live model has caught up.
+        if store.head(connection) == live.position:
+            parked += off_head(store, connection, live.generation)
+    parked = sorted(set(parked))
     return Projected("INCOMPLETE" if parked else "COMPLETE", live.generation, live.position, parked)

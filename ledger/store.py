@@ -20,12 +20,12 @@ import polars as pl
 from sqlalchemy import Connection, Engine, Select, create_engine, event, func, insert, inspect, select, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.types import BigInteger, LargeBinary
+from sqlalchemy.types import BigInteger, LargeBinary, Text
 
 from ledger import bulk
 from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
 from schemas import RAW_SCHEMA, format_time
-from schemas.errors import ConfigurationError, StoreError
+from schemas.errors import ConfigurationError, StoreError, UsageError
 
 __all__ = ["GENESIS", "Store", "chain", "chains"]
 
@@ -45,24 +45,34 @@ def chains(previous: list[bytes], states: list[bytes]) -> list[bytes]:
 
 
 class Store:
-    """One ledger's database: SQLite or PostgreSQL by SQLAlchemy URL; tables are made on first use."""
+    """One ledger's database: SQLite or PostgreSQL by SQLAlchemy URL.
 
-    def __init__(self, url: str | URL) -> None:
+    With `create` its tables are made where they are missing. Without, nothing is: UsageError where there is no
+    ledger, since a database of somebody else must not become one by a question. StoreError if it cannot be opened.
+    """
+
+    def __init__(self, url: str | URL, *, create: bool = True) -> None:
         self.url = _normalise(url)
+        if not create:
+            self._refuse_no_file()
         self.engine = _engine(self.url)
         with _named(self.url):
             # Looking first: making tables takes the write lock, which a reader must not wait for.
-            if not self._has_tables():
+            tables = self._tables()
+            if create and not tables >= {table.name for table in METADATA.sorted_tables}:
                 with self._creating() as connection:
                     _create_tables(connection)
+            elif IDENTITY.name not in tables:
+                raise self._no_ledger()
             with self.snapshot() as connection:
                 self.ledger_id: str = connection.execute(select(IDENTITY.c.ledger_id)).scalar_one()
 
     @classmethod
-    def at(cls, folder: Path | str) -> Store:
-        """Return the embedded default: the SQLite file `ledger.db` in a folder, made if need be."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        return cls(URL.create("sqlite", database=str(Path(folder) / "ledger.db")))
+    def at(cls, folder: Path | str, *, create: bool = True) -> Store:
+        """Return the embedded default, the SQLite file `ledger.db` in a folder; both are made with `create`."""
+        if create:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        return cls(URL.create("sqlite", database=str(Path(folder) / "ledger.db")), create=create)
 
     def close(self) -> None:
         """Give the connections back to the database."""
@@ -88,13 +98,29 @@ class Store:
             lock_appends(connection)
             yield connection
 
-    def _has_tables(self) -> bool:
+    def _tables(self) -> set[str]:
         with self.snapshot() as connection:
-            return {table.name for table in METADATA.sorted_tables} <= set(inspect(connection).get_table_names())
+            return set(inspect(connection).get_table_names())
+
+    def _refuse_no_file(self) -> None:
+        # SQLite would make an empty file just by looking.
+        if self.url.get_backend_name() == "sqlite" and not Path(self.url.database or "").exists():
+            raise self._no_ledger()
+
+    def _no_ledger(self) -> UsageError:
+        return UsageError(
+            "there is no ledger",
+            where=self.url.render_as_string(hide_password=True),
+            next_step="check --data or --store, or import something first",
+        )
 
     @contextmanager
     def _creating(self) -> Iterator[Connection]:
         """Yield a write transaction for making the tables, before there is a table to lock."""
+        if self.is_sqlite:
+            with self.engine.connect() as connection:
+                # Kept by the file: readers and the one writer do not wait for each other.
+                connection.connection.cursor().execute("PRAGMA journal_mode = WAL")
         with self.writing() as connection:
             if connection.dialect.name == "postgresql":
                 # Two processes that open a new ledger at once would both find no tables.
@@ -108,7 +134,8 @@ class Store:
     def heads(self, connection: Connection, account_ids: Sequence[str] | None = None) -> pl.DataFrame:
         """Return all heads or those of some accounts: `account_id`, `version`, `chain` as in `RAW_SCHEMA`."""
         schema = {name: RAW_SCHEMA[name] for name in ("account_id", "version", "chain")}
-        statement = select(HEADS.c.account_id, HEADS.c.version, HEADS.c.chain.cast(LargeBinary))
+        head = (HEADS.c.version.cast(BigInteger), HEADS.c.chain.cast(LargeBinary))
+        statement = select(HEADS.c.account_id.cast(Text), *head)
         return bulk.select_rows(connection, statement, schema, key=HEADS.c.account_id, keys=account_ids)
 
     def read(
@@ -154,8 +181,9 @@ class Store:
 
     def first_versions(self, connection: Connection, *, after: int) -> pl.DataFrame:
         """Return each account's smallest version after a position: `account_id` String, `version` Int64."""
-        version = func.min(EVENTS.c.originator_version)
-        statement = select(EVENTS.c.originator_id, version).where(EVENTS.c.id > after).group_by(EVENTS.c.originator_id)
+        version = func.min(EVENTS.c.originator_version.cast(BigInteger))
+        account_id = EVENTS.c.originator_id
+        statement = select(account_id.cast(Text), version).where(EVENTS.c.id > after).group_by(account_id)
         return bulk.select_rows(connection, statement, {name: RAW_SCHEMA[name] for name in ("account_id", "version")})
 
     def append_rows(self, connection: Connection, rows: pl.DataFrame) -> None:
@@ -184,7 +212,8 @@ def lock_appends(connection: Connection) -> None:
 def _raw_select() -> Select[Any]:
     # A hand-made UPDATE can leave text in a BLOB or an INTEGER column of SQLite; the casts give what can be judged.
     state, chain_ = EVENTS.c.state.cast(LargeBinary), EVENTS.c.chain.cast(LargeBinary)
-    return select(EVENTS.c.id, EVENTS.c.originator_id, EVENTS.c.originator_version.cast(BigInteger), state, chain_)
+    key = (EVENTS.c.originator_id.cast(Text), EVENTS.c.originator_version.cast(BigInteger))
+    return select(EVENTS.c.id, *key, state, chain_)
 
 
 def _normalise(url: str | URL) -> URL:
@@ -212,7 +241,6 @@ def _engine(url: URL) -> Engine:
         # The driver's own transaction handling is off: the begin hook below decides.
         connection.isolation_level = None
         connection.text_factory = _lenient_text
-        connection.execute("PRAGMA journal_mode = WAL")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -9,8 +9,8 @@
     ledger_parked       accounts that a generation cannot vouch for, and why
     imported_accounts   a copy of a foreign live table, as `import accounts` read it
 
-`live_accounts` is a view of the live generation, for those who read with SQL. Times are ISO 8601 text in UTC,
-the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
+`live_accounts` is a view of the live generation less what is parked, for those who read with SQL. Times are ISO
+8601 text in UTC, the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
 """
 
 from __future__ import annotations
@@ -153,4 +153,7 @@ CREATE VIEW live_accounts AS
 SELECT a.account_id, a.balance, a.frozen, a.balance - a.frozen AS available, a.pending_credit, a.pending_debit,
        a.status, a.locked_at, a.version, a.last_effective_at
 FROM ledger_accounts a JOIN ledger_live l ON l.generation = a.generation
+WHERE NOT EXISTS (
+    SELECT 1 FROM ledger_parked p WHERE p.generation = a.generation AND p.account_id = a.account_id
+)
 """

@@ -80,6 +80,18 @@ class Gate:
             found.setdefault(parked.account_id, parked)
         return found
 
+    def agrees_with(self, other: Gate) -> bool:
+        """Say whether both let through, hold back and refuse the very same events."""
+        mine, its = self._seen(), other._seen()
+        return all(left.equals(right) for left, right in zip(mine, its, strict=True))
+
+    def _seen(self) -> tuple[pl.DataFrame, ...]:
+        waiting = self.last.clear() if self.waiting is None else self.waiting.select(LAST_SCHEMA.names())
+        poison = [(poison.account_id, poison.version, poison.reason.encode()) for poison in self.poison]
+        refused = pl.DataFrame(poison, schema=LAST_SCHEMA, orient="row")
+        counted = self.repeats.with_columns(chain=pl.lit(None, pl.Binary()))
+        return tuple(frame.sort(LAST_SCHEMA.names()) for frame in (self.last, waiting, refused, counted))
+
     def _with_waiting(self, events: pl.DataFrame) -> pl.DataFrame:
         if self.waiting is None or self.waiting.is_empty():
             return events

@@ -19,7 +19,7 @@ from replay.full_replay import overflows
 from replay.gate import Gate, Parked
 from replay.source import Batch, StoreSource
 
-__all__ = ["bring_forward", "stored_rows"]
+__all__ = ["bring_forward", "off_head", "stored_rows"]
 
 
 def bring_forward(
@@ -36,6 +36,17 @@ def bring_forward(
     run(source, target, after=found.position, until=until, progress=progress)
     if target.position < until:
         read_model.advance(connection, found.generation, after=target.position, until=until)
+
+
+def off_head(store: Store, connection: Connection, generation: int) -> list[str]:
+    """Return the accounts whose row in a generation at the head is not at the account's head, in order.
+
+    These are the accounts that are parked, and those that lost their last events or all of them.
+    """
+    rows = read_model.rows(connection, generation).select("account_id", "version", "chain")
+    both = rows.join(store.heads(connection), on="account_id", how="full", suffix="_head", coalesce=True)
+    differs = pl.col("version").ne_missing(pl.col("version_head")) | pl.col("chain").ne_missing(pl.col("chain_head"))
+    return both.filter(differs)["account_id"].sort().to_list()
 
 
 def stored_rows(rows: pl.DataFrame, gate: Gate) -> pl.DataFrame:

@@ -24,7 +24,7 @@ from replay.checkpoint import Checkpoints
 from replay.digest import digest
 from replay.engine import Progress
 from replay.full_replay import CORE, Replay, replayed
-from replay.generation import bring_forward, stored_rows
+from replay.generation import bring_forward, off_head, stored_rows
 from replay.source import StoreSource
 from schemas import format_time
 from schemas.errors import RefusedError, StoreError
@@ -118,13 +118,10 @@ def _refuse_incomplete(found: read_model.Generation) -> None:
 
 def _refuse_other_than_heads(store: Store, connection: Connection, generation: int) -> None:
     """Every account's row must be at its head: what was lost or held back since the rebuild must not go live."""
-    rows = read_model.rows(connection, generation).select("account_id", "version", "chain")
-    both = rows.join(store.heads(connection), on="account_id", how="full", suffix="_head", coalesce=True)
-    differs = pl.col("version").ne_missing(pl.col("version_head")) | pl.col("chain").ne_missing(pl.col("chain_head"))
-    wrong = both.filter(differs)["account_id"].sort()
-    if wrong.len():
+    wrong = off_head(store, connection, generation)
+    if wrong:
         raise RefusedError(
-            f"generation {generation} is not at the head of {wrong.len()} accounts, the first is {wrong[0]!r}",
+            f"generation {generation} is not at the head of {len(wrong)} account(s), the first is {wrong[0]!r}",
             next_step="the log is damaged: see `verify`, mend it, and rebuild",
         )
 

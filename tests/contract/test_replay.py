@@ -44,6 +44,12 @@ def live_is_a_fresh_replay(store: Store) -> bool:
     return live.select(names).equals(fresh.select(names)) and live.height > 0
 
 
+def account_rows_ids(store: Store) -> set[str]:
+    """The accounts that have a head, which damage to the events does not change."""
+    with store.snapshot() as connection:
+        return set(store.heads(connection)["account_id"])
+
+
 def numbers(store: Store) -> list[int]:
     """Numbers of the generations that there are."""
     return [found.generation for found in generations(store)]
@@ -131,7 +137,7 @@ class ReplayContract:
 
     @pytest.mark.parametrize("lost", [6, 7])
     def test_promote_refuses_a_log_that_was_damaged_since_the_rebuild(self, store, lost):
-        """An event lost after the rebuild, in the middle or at the end of its account, keeps its rows from going live."""
+        """An event lost after the rebuild, in the middle or at the end, keeps the generation from going live."""
         ledger = Ledger(store)
         ledger.open("late")
         built = rebuild(store, now=NOW)
@@ -284,6 +290,30 @@ class ReplayContract:
         assert rebuild(store, promote=True, now=NOW).promoted
         assert project(store).verdict == "COMPLETE"
         assert live_is_a_fresh_replay(store)
+
+    @pytest.mark.parametrize("lost", [(4,), (1, 2, 3, 4)], ids=["tail", "whole account"])
+    def test_projecting_a_log_that_lost_its_end_is_incomplete(self, store, lost):
+        """An account that is not where its head says is named by the projector."""
+        ledger = Ledger(store)
+        for account_id in ("a", "b"):
+            ledger.open(account_id)
+            for number in range(2, 5):
+                ledger.credit(account_id, f"{account_id}-{number}", 1)
+        lose_event(store, "b", *lost)
+        # What comes after keeps the head of the store where it is.
+        ledger.open("c")
+        projected = project(store)
+        assert (projected.verdict, projected.parked) == ("INCOMPLETE", ["b"])
+
+    def test_the_live_view_leaves_out_what_is_parked(self, store):
+        """Readers of the view see no row of an account with a gap, and every other row."""
+        write_history(store)
+        first, *_ = sorted(account_rows_ids(store))
+        lose_event(store, first, 2)
+        project(store)
+        with store.snapshot() as connection:
+            seen = {row[0] for row in connection.exec_driver_sql("SELECT account_id FROM live_accounts")}
+        assert seen == account_rows_ids(store) - {first}
 
     def test_a_sum_past_int64_parks_its_account_in_the_read_model(self, store):
         """The projector leaves the account where it was, names it, and goes on once the sum is back."""

@@ -180,6 +180,25 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_end(store, tmp_path, monkeypa
     assert resumed_state.equals(state)
 
 
+@pytest.mark.parametrize("change", ["mend", "flip", "lose"])
+def test_a_checkpoint_of_events_that_changed_is_not_used(store, tmp_path, change):
+    """Where an event behind the checkpoint was mended, flipped or lost since, the run starts from zero."""
+    checkpoints = Checkpoints(tmp_path, store.ledger_id, (BALANCES, ACCOUNT_STATUS), every_events=1)
+    with StoreSource.snapshot(store, batch_events=4) as source, replayed(source, checkpoints=checkpoints):
+        assert checkpoints.path.exists()
+    with store.writing() as connection:
+        connection.exec_driver_sql(
+            {
+                "mend": "DELETE FROM stored_events WHERE originator_id = 'hole'",
+                "flip": "UPDATE stored_events SET state = replace(state, '1', '2') WHERE id = 2",
+                "lose": "DELETE FROM stored_events WHERE id = 2",
+            }[change]
+        )
+    resumed = rebuild(store, checkpoint_folder=tmp_path).certificate
+    assert resumed.resumed_from is None
+    assert resumed == rebuild(store).certificate
+
+
 def test_a_rebuild_that_is_done_leaves_no_checkpoint(store, tmp_path):
     """The file goes when its run is done."""
     rebuild(store, checkpoint_folder=tmp_path / "checkpoints")
