@@ -121,7 +121,7 @@ def _one_by_one(rows: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, 
     new: list[tuple[int, str | None, datetime]] = []
     reasons: list[tuple[int, str, str]] = []
     repeats = 0
-    histories = _histories(known.join(rows.select("transaction_id"), on="transaction_id", how="semi").sort("position"))
+    histories = _histories(known.join(rows.select("transaction_id"), on="transaction_id", how="semi").sort("version"))
     for row in rows.iter_rows(named=True):
         content = _content(row)
         history = histories.get(row["transaction_id"])

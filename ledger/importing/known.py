@@ -14,6 +14,7 @@ import polars as pl
 from sqlalchemy import Connection
 
 from ledger.importing.staging import Group, Spill, bucket_of
+from ledger.importing.streams import PROBLEM_SCHEMA, Streams
 from ledger.store import Store
 from schemas import Decoded, decode_batch
 from schemas.columns import RAW_SCHEMA, UTC_MICROSECONDS
@@ -24,7 +25,7 @@ __all__ = ["KNOWN_SCHEMA", "PAIR_SCHEMA", "Known", "id_hash"]
 #: One event of a known transaction; `status` is the one it went to, `created_at` the moment it is effective.
 KNOWN_SCHEMA = pl.Schema(
     {
-        "position": pl.Int64(),
+        "version": pl.Int64(),
         "account_id": pl.String(),
         "transaction_id": pl.String(),
         "is_record": pl.Boolean(),
@@ -74,7 +75,7 @@ class Known:
         self.position = 0
         self.epoch = 0
         self.heads = pl.DataFrame(schema=_HEADS)
-        self.broken = pl.DataFrame(schema={"account_id": pl.String(), "problem": pl.String()})
+        self.broken = pl.DataFrame(schema=PROBLEM_SCHEMA)
         self.owners = pl.DataFrame(schema={"transaction_id": pl.String(), "owner": pl.String()})
         self._pairs = pairs
         self._hashes = pairs.select("transaction_hash").unique()
@@ -88,15 +89,15 @@ class Known:
         self._watch = watch
 
     def read(self, store: Store, connection: Connection) -> None:
-        """Read the whole store in one snapshot."""
+        """Read the whole store in one snapshot, and check every event of the file's accounts by its hash chain."""
         head = store.head(connection)
         self.heads = self._of_file(store.heads(connection))
-        ends: list[pl.DataFrame] = []
+        streams = Streams()
         for raw in store.read(connection, until=head) if head else ():
             self._spill.add(self._of_transactions(self._decoded(raw)))
-            ends.append(_ends(self._of_file(raw)))
+            streams.add(self._of_file(raw))
         self.position = head
-        self._check_heads(pl.concat(ends) if ends else _ends(pl.DataFrame(schema=RAW_SCHEMA)))
+        self._note_broken(streams.problems(self.heads))
 
     def catch_up(self, store: Store, connection: Connection) -> None:
         """Read what others appended since; the caller holds the append lock."""
@@ -115,12 +116,12 @@ class Known:
         self.position = store.head(connection)
 
     def events(self, group: Group) -> pl.DataFrame:
-        """Return the known events of the file's transactions in a group's accounts, in position order."""
+        """Return the known events of the file's transactions in a group's accounts, in version order."""
         inside = bucket_of().is_between(group.first, group.last)
         staged = self._spill.read(group)
         frames = [] if staged is None else [staged]
         frames += [tail.filter(inside) for tail in self._tail]
-        return pl.concat(frames).sort("position") if frames else pl.DataFrame(schema=KNOWN_SCHEMA)
+        return pl.concat(frames).sort("account_id", "version") if frames else pl.DataFrame(schema=KNOWN_SCHEMA)
 
     def _decoded(self, raw: pl.DataFrame) -> pl.DataFrame:
         decoded = decode_batch(raw, _DETAILS)
@@ -169,34 +170,6 @@ class Known:
     def _note_broken(self, found: pl.DataFrame) -> None:
         broken = pl.concat([self.broken, self._of_file(found.filter(pl.col("account_id").is_not_null()))])
         self.broken = broken.unique("account_id", keep="first", maintain_order=True)
-
-    def _check_heads(self, ends: pl.DataFrame) -> None:
-        last = (
-            ends.sort("version").group_by("account_id").agg(pl.col("events").sum(), pl.col("version", "chain").last())
-        )
-        both = last.join(self.heads, on="account_id", how="full", coalesce=True, suffix="_head")
-        problem = (
-            pl.when(pl.col("version_head").is_null())
-            .then(pl.lit("it has events but no head"))
-            .when(pl.col("version").is_null())
-            .then(pl.lit("it has a head but no events"))
-            .when(pl.col("version") != pl.col("version_head"))
-            .then(pl.format("its last event has version {}, its head says {}", "version", "version_head"))
-            .when(pl.col("events") != pl.col("version"))
-            .then(pl.format("it has {} events up to version {}", "events", "version"))
-            .when(pl.col("chain") != pl.col("chain_head"))
-            .then(pl.lit("the hash chain of its last event is not its head's"))
-        )
-        checked = both.select("account_id", problem=problem)
-        self._note_broken(checked.filter(pl.col("problem").is_not_null()))
-
-
-def _ends(raw: pl.DataFrame) -> pl.DataFrame:
-    return (
-        raw.sort("version")
-        .group_by("account_id")
-        .agg(events=pl.len().cast(pl.Int64), version=pl.col("version").last(), chain=pl.col("chain").last())
-    )
 
 
 def _exact_metadata(events: pl.DataFrame) -> pl.Series:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from samples import account_stream, store_rows
 from ledger import Ledger, Store
 from ledger.importing import FileSource, Mapping, import_transactions
 from ledger.tables import EVENTS, HEADS
-from schemas import TransactionStatusChanged
+from schemas import TransactionStatusChanged, encode
 
 FULL = [*HEADER, "updated_at"]
 
@@ -187,28 +188,54 @@ def _damage(store: Store, kind: str) -> None:
             connection.execute(EVENTS.delete().where(EVENTS.c.originator_version == 4))
         elif kind == "poison":
             connection.execute(EVENTS.update().where(EVENTS.c.originator_version == 3).values(state=b"{"))
-        elif kind == "chain":
+        elif kind == "flip":
+            state = encode(stream[1]).replace(b"a1-t2", b"a9-t2")
+            connection.execute(EVENTS.update().where(EVENTS.c.originator_version == 2).values(state=state))
+        if kind in ("chain", "both chains"):
             connection.execute(EVENTS.update().where(EVENTS.c.originator_version == 4).values(chain=b"x" * 32))
+        if kind in ("head's chain", "both chains"):
+            connection.execute(HEADS.update().values(chain=b"x" * 32))
 
 
 DAMAGES = {
     "no head": "it has events but no head",
     "no events": "it has a head but no events",
-    "hole": "it has 3 events up to version 4",
+    "hole": "version 2 is missing, but there is a version 3",
     "lost end": "its last event has version 3, its head says 4",
     "poison": "event at position 3 is unreadable",
-    "chain": "the hash chain of its last event is not its head's",
+    "chain": "the event at position 4 is not the one that was appended (hash chain)",
+    "both chains": "the event at position 4 is not the one that was appended (hash chain)",
+    "head's chain": "the hash chain of its last event is not its head's",
+    "flip": "the event at position 2 is not the one that was appended (hash chain)",
 }
 
 
+@pytest.mark.parametrize("batch_events", [1, 3, 50_000])
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_broken_stream_takes_no_rows(kind: str, store: Store, tmp_path: Path):
+def test_a_broken_stream_takes_no_rows(
+    kind: str, batch_events: int, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Rows of an account whose stream cannot be continued are rejected with what is broken; others go in."""
     _damage(store, kind)
+    monkeypatch.setattr(store, "read", partial(store.read, batch_events=batch_events))
     found = bring(store, write_csv(tmp_path / "t.csv", [row(1), row(2)]))
     (reject,) = rejects_of(found)
     assert (found.imported, reject["line"]) == (1, 2)
     assert f"the stream of account 'a1' cannot be continued: {DAMAGES[kind]}" in reject["reason"]
+
+
+@pytest.mark.parametrize("batch_events", [1, 3, 50_000])
+def test_a_stream_whose_events_stand_in_another_order_is_whole(
+    batch_events: int, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An event that was put back at the end of the store leaves a stream that goes on, and a transaction as it was."""
+    rows = [row(1, status="pending"), row(1), row(2, account_id="a1")]
+    bring(store, write_csv(tmp_path / "1.csv", rows[:2]))
+    with store.writing() as connection:
+        connection.execute(EVENTS.update().where(EVENTS.c.originator_version == 2).values(id=9))
+    monkeypatch.setattr(store, "read", partial(store.read, batch_events=batch_events))
+    found = bring(store, write_csv(tmp_path / "2.csv", rows))
+    assert (found.imported, found.unchanged, found.rejected) == (1, 2, 0)
 
 
 def test_a_dry_run_says_what_would_happen_and_does_not_do_it(store: Store, tmp_path: Path):
