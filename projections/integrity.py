@@ -78,6 +78,7 @@ def account_findings(
         _orphan_status_change(transactions),
         _effective_at_regression(transactions),
         _closed_account_activity(transactions, account_status),
+        _closed_account_event(transactions, account_status, balances),
         _future_timestamp(transactions, now),
         _future_account_event(transactions, balances, now),
         _over_frozen(balances),
@@ -280,6 +281,38 @@ def _closed_account_activity(transactions: pl.LazyFrame, account_status: pl.Lazy
         expected=_text("nothing after version {}", "closed_version"),
         actual=_text("{} at version {}", "status", "status_version"),
         details={"closed_version": "closed_version", "version": "status_version", "recorded_after": is_new},
+    )
+
+
+def _closed_account_event(
+    transactions: pl.LazyFrame, account_status: pl.LazyFrame, balances: pl.LazyFrame
+) -> pl.LazyFrame:
+    """An event of the account itself after the first that closed it, whatever it says.
+
+    Locking, unlocking and closing again show in the status. An opening does not; where it is the last event of the
+    account, it is what is left when the last version is of no transaction. Behind it stands activity of its own.
+    """
+    closed = account_status.filter(pl.col("closed_version").is_not_null()).select(
+        "account_id", "closed_version", "status", "status_version"
+    )
+    # A closed account has a balance row where the balances are its account range's.
+    last_of_transactions = transactions.group_by("account_id").agg(last_version=pl.col("status_version").max())
+    known = closed.join(balances.select("account_id", "version"), on="account_id").join(
+        last_of_transactions, on="account_id", how="left"
+    )
+    is_last = pl.col("version") > pl.max_horizontal("closed_version", "status_version", "last_version")
+    is_changed = pl.col("status_version") > pl.col("closed_version")
+    version = pl.when(is_last).then("version").otherwise("status_version")
+    return _rows(
+        known.filter(is_last | is_changed),
+        "closed_account_activity",
+        transaction=None,
+        position=None,
+        expected=_text("nothing after version {}", "closed_version"),
+        actual=pl.when(is_last)
+        .then(_text("an event of the account at version {}", "version"))
+        .otherwise(_text("{} at version {}", "status", "status_version")),
+        details={"closed_version": "closed_version", "version": version},
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from ledger.rules import LEGAL_TRANSITIONS
-from schemas import AccountClosed, Event, TransactionEvent, TransactionRecorded
+from schemas import AccountClosed, AccountOpened, Event, TransactionEvent, TransactionRecorded
 
 #: (code, account_id, transaction_id, position, actual); actual is None where only the place is compared.
 Found = tuple[str, str, str | None, int | None, Any]
@@ -186,7 +186,18 @@ def _of_account(account_id: str, placed: list[Placed], now: datetime) -> Iterato
     moments = [event.effective_at for _, event in placed if isinstance(event, TransactionEvent)]
     if latest > now and latest > max(moments, default=now):
         yield "future_timestamp", account_id, None, None, None
+    yield from _after_closing(account_id, placed)
+
+
+def _after_closing(account_id: str, placed: list[Placed]) -> Iterator[Found]:
     closings = [event.version for _, event in placed if isinstance(event, AccountClosed)]
+    after = [event for _, event in placed if closings and event.version > closings[0]]
+    # Of account events after closing, an opening is seen where it is the last event of all.
+    if any(
+        not isinstance(event, TransactionEvent) and (not isinstance(event, AccountOpened) or event is placed[-1][1])
+        for event in after
+    ):
+        yield "closed_account_activity", account_id, None, None, None
     created = {final.transaction_id: final for final in finals_of(placed)}
     for transaction_id, own in by_transaction(placed).items():
         if closings and own[-1][1].version > closings[0]:

@@ -323,6 +323,23 @@ def test_activity_after_closing() -> None:
     assert codes(stream) == [("closed_account_activity", "t2", 4), ("closed_account_activity", "t3", 5)]
 
 
+@pytest.mark.parametrize("event", [AccountOpened, AccountLocked, AccountUnlocked, AccountClosed])
+def test_events_of_an_account_after_closing(event: type[Event]) -> None:
+    """Opening, locking, unlocking or closing an account again is named, and the status is what the event says."""
+    for stream in (Stream().add(AccountClosed), Stream().record("t1", 5).record("t2", -5).add(AccountClosed)):
+        assert found(stream) == []
+        version = len(stream.add(event).events)
+        (row,) = found(stream)
+        assert (row["code"], row["transaction_id"], row["position"]) == ("closed_account_activity", None, None)
+        assert row["details"] == {"closed_version": version - 1, "version": version}
+
+
+def test_events_of_an_account_before_closing_are_no_activity_after_it() -> None:
+    """An account that was locked and unlocked before it was closed, and had transactions, has nothing wrong."""
+    stream = Stream().add(AccountOpened).add(AccountLocked).add(AccountUnlocked).record("t1", 5).record("t2", -5)
+    assert found(stream.add(AccountClosed)) == []
+
+
 def test_moments_after_now() -> None:
     """A transaction that is effective after now is named, and so is an event of the account itself."""
     stream = Stream().record("t1", 5, hour=25).record("t2", 5, hour=25.01).add(AccountLocked, hour=30)
