@@ -9,7 +9,7 @@ import rustworkx as rx
 
 from ledger.store import Store
 from projections import RELATIONS, TRANSACTIONS
-from replay.certificate import Certificate
+from replay.certificate import INCOMPLETE, Certificate
 from replay.engine import Progress
 from replay.full_replay import replayed
 from replay.source import StoreSource
@@ -69,7 +69,11 @@ class Graph:
 
 
 def graph(store: Store, transaction_id: str, *, progress: Progress | None = None) -> Graph:
-    """Return everything linked to a transaction; UsageError if no event mentions it."""
+    """Return everything linked to a transaction; UsageError if no event mentions it.
+
+    Where an account is parked, its events may mention it: then the graph is empty and the verdict INCOMPLETE. So may
+    an id be among the missing that a parked account has.
+    """
     with (
         StoreSource.snapshot(store) as source,
         replayed(source, [TRANSACTIONS, RELATIONS], progress=progress) as replay,
@@ -82,6 +86,8 @@ def graph(store: Store, transaction_id: str, *, progress: Progress | None = None
     edges = edges.filter(named).sort("transaction_id", "related_transaction_id")
     missing = sorted(linked - set(transactions["transaction_id"]))
     if transactions.is_empty():
+        if replay.verdict == INCOMPLETE:
+            return Graph(INCOMPLETE, transactions, edges, [], replay.certificate)
         raise UsageError(f"no transaction {transaction_id} in the ledger", next_step="check the id")
     return Graph(replay.verdict, transactions.sort("transaction_id", "account_id"), edges, missing, replay.certificate)
 

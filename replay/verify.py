@@ -32,7 +32,7 @@ from replay.engine import Progress
 from replay.full_replay import Replay, replayed
 from replay.gate import Parked
 from replay.source import StoreSource
-from schemas.errors import CommandRefused, UsageError
+from schemas.errors import LedgerReplayError, UsageError
 
 __all__ = ["Settled", "Verification", "settle_stale", "verify"]
 
@@ -50,7 +50,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Settled:
-    """What was settled: transaction ids by account, and what the ledger refused, with its reason."""
+    """What was settled: transaction ids by account, and what was not, with the reason."""
 
     settled: list[tuple[str, str]]
     refused: list[tuple[str, str, str]]
@@ -82,19 +82,32 @@ def verify(
 
 
 def settle_stale(store: Store, found: Verification, how: Literal["complete", "cancel"], *, now: datetime) -> Settled:
-    """Complete or cancel every stale pending transaction among the findings, as events effective at `now`."""
+    """Complete or cancel every stale pending transaction among the findings, as events effective at `now`.
+
+    Whatever goes wrong with one is told beside what was settled, and the others are still tried.
+    """
     ledger = Ledger(store, clock=lambda: now)
     command = ledger.complete if how == "complete" else ledger.cancel
     stale = found.findings.filter(pl.col("code") == "stale_pending_transaction")
     settled, refused = [], []
     for account_id, transaction_id in stale.select("account_id", "transaction_id").iter_rows():
         try:
-            command(account_id, transaction_id, effective_at=now)
-        except CommandRefused as refusal:
-            refused.append((account_id, transaction_id, str(refusal)))
-        else:
+            before = _head_version(store, account_id)
+            version = command(account_id, transaction_id, effective_at=now)
+        except LedgerReplayError as error:
+            refused.append((account_id, transaction_id, str(error)))
+            continue
+        if version > before:
             settled.append((account_id, transaction_id))
+        else:
+            reason = f"nothing was appended: version {version} had settled it, and a later event made it pending again"
+            refused.append((account_id, transaction_id, reason))
     return Settled(settled, refused)
+
+
+def _head_version(store: Store, account_id: str) -> int:
+    with store.snapshot() as connection:
+        return int(store.heads(connection, [account_id])["version"].sum())
 
 
 def _integrity(replay: Replay, now: datetime) -> pl.DataFrame:
