@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.answer import Answer
-from console.run import Run, command
+from console.run import NO_TABLE, Run, command
 
 if TYPE_CHECKING:
     from console.demo import Demo
@@ -22,7 +22,7 @@ DEFAULT_FOLDER = Path("demo-data")
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    command(app, "demo", formats=("table", "json"))(demo)
+    command(app, "demo", formats=NO_TABLE)(demo)
 
 
 def demo(

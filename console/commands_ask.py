@@ -8,6 +8,7 @@ import typer
 
 from console.answer import Answer
 from console.run import FORMATS, Run, command
+from console.source import Source, need_store
 from schemas.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def balances(
     run: Run,
     *,
     accounts: Annotated[list[str] | None, typer.Argument(metavar="[ACCOUNT]...", help="Only these accounts.")] = None,
+    source: Source = "store",
     at: Annotated[int | None, typer.Option("--at", metavar="POS", help="As of a position of the store.")] = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="As of a moment by when things happened: not yet.")
@@ -49,6 +51,7 @@ def balances(
     ] = None,
 ) -> Answer:
     """Replay the events and show the balances of some accounts or all."""
+    need_store(source)
     _refuse_moments({"--as-of": as_of, "--recorded-as-of": recorded_as_of})
     from console.words import certificate_lines
     from replay import balances as ask

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from console.answer import Answer
-from console.run import Run, command
+from console.run import FORMATS, NO_TABLE, Run, command
 from console.settings import FILE_NAME
 from console.words import count
 from schemas.errors import UsageError
@@ -23,17 +23,22 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
-    command(app, "generate", is_rendered=False)(generate)
+    command(app, "generate", is_rendered=False, formats=NO_TABLE)(generate)
     imports = typer.Typer(
         no_args_is_help=True, help="Bring rows of another system, or exported events, into the ledger."
     )
-    command(imports, "transactions")(import_transactions)
-    command(imports, "accounts")(import_accounts)
-    command(imports, "events")(import_events)
+    command(imports, "transactions", formats=_import_formats)(import_transactions)
+    command(imports, "accounts", formats=_import_formats)(import_accounts)
+    command(imports, "events", formats=NO_TABLE)(import_events)
     app.add_typer(imports, name="import")
     exports = typer.Typer(no_args_is_help=True, help="Write what the ledger holds into a file.")
-    command(exports, "events", is_rendered=False)(export_events)
+    command(exports, "events", formats=NO_TABLE)(export_events)
     app.add_typer(exports, name="export")
+
+
+def _import_formats(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """Only the profile of a dry run is a table."""
+    return FORMATS if arguments["dry_run"] else NO_TABLE
 
 
 _File = Annotated[
@@ -177,8 +182,12 @@ def export_events(
     from ledger.importing import export_events as write_events
 
     is_stdout = file == "-"
-    if is_stdout and run.options.as_json:
-        raise UsageError("--json and the events would share standard output", next_step="name a file for the events")
+    is_document = run.options.as_json or (run.options.format == "json" and run.options.output is None)
+    if is_stdout and is_document:
+        raise UsageError(
+            "the JSON document and the events would share standard output",
+            next_step="name a file for the events, or for the document with --output",
+        )
     with run.ledger() as store, run.progress("exporting") as progress:
         events = write_events(store, file, progress)
     if is_stdout:

@@ -6,24 +6,28 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from console.answer import Answer
-from console.run import Run, command
-from schemas.errors import UsageError
+from console.run import NO_TABLE, Run, command, without_subcommand
+from console.source import Source, need_store
+
+if TYPE_CHECKING:
+    from replay import Rebuild
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to the command line."""
-    command(app, "project")(project)
-    command(app, "rebuild")(rebuild)
-    group = typer.Typer(no_args_is_help=True, help="List the rebuilt sets of read-model rows, or make one live.")
+    command(app, "project", formats=NO_TABLE)(project)
+    command(app, "rebuild", formats=NO_TABLE)(rebuild)
+    group = typer.Typer(help="List the rebuilt sets of read-model rows, or make one live.")
+    without_subcommand(group)(list_generations)
     command(group, "list")(list_generations)
-    command(group, "promote")(promote)
+    command(group, "promote", formats=NO_TABLE)(promote)
     app.add_typer(group, name="generations")
 
 
@@ -39,7 +43,7 @@ def project(
     stop = threading.Event()
     with run.ledger() as store, _stopped_by_signals(stop, only_if=follow), run.progress("projecting") as progress:
         found = bring_forward(store, follow=follow, should_stop=stop.is_set, progress=progress)
-    parked = [f"not certified: {account_id}; `rebuild` says why" for account_id in found.parked]
+    parked = [f"not certified: {account_id}; `verify` says why" for account_id in found.parked]
     return Answer(
         verdict=found.verdict,
         fields={"position": found.position, "generation": found.generation, "parked": found.parked},
@@ -66,7 +70,7 @@ def _stopped_by_signals(stop: threading.Event, *, only_if: bool) -> Iterator[Non
 def rebuild(
     run: Run,
     *,
-    source: Annotated[str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store.")] = "store",
+    source: Source = "store",
     until: Annotated[
         int | None, typer.Option("--until", metavar="POS", help="Stop after this position (default: the newest).")
     ] = None,
@@ -83,8 +87,7 @@ def rebuild(
     from projections import RELATIONS, TRANSACTIONS
     from replay import rebuild as replay_all
 
-    if source != "store":
-        raise UsageError(f"there is no source {source!r}", next_step="use --from store")
+    need_store(source)
     with run.ledger() as store, run.progress("rebuilding") as progress:
         found = replay_all(
             store,
@@ -96,18 +99,27 @@ def rebuild(
             now=run.now,
             projections=(TRANSACTIONS, RELATIONS) if projections else (),
         )
-    if found.promoted:
-        ending = f"generation {found.generation} is live now"
-    elif promote:
-        ending = f"generation {found.generation} was written and not promoted, since it is {found.verdict}"
-    else:
-        ending = f"generation {found.generation} was written; `generations promote {found.generation}` makes it live"
     return Answer(
         verdict=found.verdict,
         fields={"certificate": found.certificate, "generation": found.generation, "promoted": found.promoted},
         summary=certificate_lines(found.certificate),
-        notes=[ending],
+        notes=_rebuilt(found, is_promotion_wanted=promote),
     )
+
+
+def _rebuilt(found: Rebuild, *, is_promotion_wanted: bool) -> list[str]:
+    """What became of the generation, and what to do next; an INCOMPLETE one cannot be made live."""
+    written = f"generation {found.generation} was written"
+    if found.promoted:
+        return [f"generation {found.generation} is live now"]
+    if found.verdict != "COMPLETE":
+        but = "not promoted" if is_promotion_wanted else "cannot be promoted"
+        return [
+            f"{written} and {but}, since it is {found.verdict}",
+            "`verify` names what is missing; bring it back (`import events` from a copy, or a backup of the store), "
+            "then rebuild again",
+        ]
+    return [f"{written}; `generations promote {found.generation}` makes it live"]
 
 
 def list_generations(run: Run) -> Answer:

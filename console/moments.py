@@ -18,18 +18,28 @@ def zone_named(name: str) -> ZoneInfo:
         raise ConfigurationError(f"no time zone is called {name!r}", next_step="use a name as Europe/Berlin") from error
 
 
-def parse_moment(words: str, *, zone: str = "UTC", option: str = "--now") -> datetime:
-    """Return a moment in UTC: a date is its UTC midnight, a time without a zone is taken in `zone`.
+def parse_moment(words: str, *, zone: str = "UTC", option: str = "--now") -> tuple[datetime, bool]:
+    """Return a moment in UTC, and whether it had no zone.
 
-    UsageError names the option whose value cannot be read.
+    A date in any form of ISO 8601 is its UTC midnight; a time without a zone is taken in `zone`. UsageError names
+    the option whose value cannot be read.
     """
+    day = _day(words)
+    if day is not None:
+        return datetime.combine(day, time(), UTC), False
     try:
-        if len(words) == 10:
-            return datetime.combine(date.fromisoformat(words), time(), UTC)
         moment = datetime.fromisoformat(words)
-        local = moment.replace(tzinfo=zone_named(zone)) if moment.tzinfo is None else moment
-        return local.astimezone(UTC)
+        is_naive = moment.tzinfo is None
+        local = moment.replace(tzinfo=zone_named(zone)) if is_naive else moment
+        return local.astimezone(UTC), is_naive
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"{option} {words!r} is no moment", next_step="write it as 2026-01-31 or 2026-01-31T09:30:00Z"
         ) from error
+
+
+def _day(words: str) -> date | None:
+    try:
+        return date.fromisoformat(words)
+    except ValueError:
+        return None

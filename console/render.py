@@ -54,12 +54,14 @@ def emit(answer: Answer, *, as_json: bool, format: str | None, output: Path | No
 
 def form_of(format: str | None, output: Path | None, *, as_json: bool, formats: Sequence[str] = ()) -> str:
     """Return the format that the options ask for; UsageError if it is none of `formats` or cannot be shown so."""
-    if format is not None and formats and format not in formats:
-        raise UsageError(f"there is no format {format!r} here", next_step=f"use one of {', '.join(formats)}")
-    if format == "parquet" and output is None:
-        raise UsageError("Parquet does not go to a terminal or a pipe", next_step="name a file with --output")
     by_ending = ENDINGS.get(output.suffix.lower()) if output is not None else None
-    return format or by_ending or ("json" if as_json and output is None else "table")
+    chosen = format or by_ending or ("json" if as_json and output is None else "table")
+    if formats and chosen not in formats:
+        where = str(output) if format is None else ""
+        raise UsageError(f"there is no format {chosen!r} here", where=where, next_step=f"use {' or '.join(formats)}")
+    if chosen == "parquet" and output is None:
+        raise UsageError("Parquet does not go to a terminal or a pipe", next_step="name a file with --output")
+    return chosen
 
 
 def document(answer: Answer) -> bytes:

@@ -28,9 +28,21 @@ if TYPE_CHECKING:
     from console.answer import Answer
     from ledger.store import Store
 
-__all__ = ["DEFAULT_DATA", "FORMATS", "Everywhere", "Progress", "Run", "command", "everywhere"]
+__all__ = [
+    "DEFAULT_DATA",
+    "FORMATS",
+    "NO_TABLE",
+    "Everywhere",
+    "Progress",
+    "Run",
+    "command",
+    "everywhere",
+    "without_subcommand",
+]
 
 FORMATS = ("table", "csv", "json", "parquet")
+#: What an answer that is no table can be shown as.
+NO_TABLE = ("table", "json")
 DEFAULT_DATA = Path("ledger-data")
 PANEL = "Everywhere"
 
@@ -39,6 +51,9 @@ BROKEN_PIPE = 141
 
 #: Called with events done and events in all, None where that is not known.
 Progress = Callable[[int, int | None], None]
+
+#: Formats that a command takes, or what says so by its own arguments.
+Formats = Sequence[str] | Callable[[dict[str, Any]], Sequence[str]]
 
 
 def _option(*names: str, help: str, **more: Any) -> Any:
@@ -107,8 +122,8 @@ class Run:
     def moment(self, words: str, option: str) -> datetime:
         """Return the moment that an option names, and say once which zone it was taken in where it has none."""
         zone = self.settings.timezone
-        moment = parse_moment(words, zone=zone, option=option)
-        if len(words) > 10 and datetime.fromisoformat(words).tzinfo is None:
+        moment, is_naive = parse_moment(words, zone=zone, option=option)
+        if is_naive:
             self.warn(f"times without a zone are taken in {zone}")
         return moment
 
@@ -120,25 +135,19 @@ class Run:
 
     @contextmanager
     def ledger(self, *, create: bool = False) -> Iterator[Store]:
-        """Yield the open event store; UsageError if there is none and the command does not make one."""
-        from sqlalchemy.engine import make_url
-        from sqlalchemy.exc import ArgumentError
+        """Yield the open event store; UsageError if there is none and the command does not make one.
 
+        Only commands that bring something in make one: the others would vouch for an empty ledger that is nobody's.
+        """
         from ledger.store import Store
 
         url = self.options.store or self.settings.store
         if url is None:
-            self._need_ledger(self.data / "ledger.db", create=create)
-            self._make_folder()
-            store = Store.at(self.data)
+            if create:
+                self._make_folder()
+            store = Store.at(self.data, create=create)
         else:
-            try:
-                parsed = make_url(url)
-            except ArgumentError:
-                parsed = None  # The store itself says what is wrong with it.
-            if parsed is not None and parsed.get_backend_name() == "sqlite" and parsed.database:
-                self._need_ledger(Path(parsed.database), create=create)
-            store = Store(url)
+            store = Store(url, create=create)
         try:
             yield store
         finally:
@@ -151,15 +160,6 @@ class Run:
             raise UsageError(
                 f"cannot use the data folder: {error.strerror}", where=str(self.data), next_step="choose another --data"
             ) from error
-
-    def _need_ledger(self, file: Path, *, create: bool) -> None:
-        if create or file.is_file():
-            return
-        raise UsageError(
-            "there is no ledger here",
-            where=str(file),
-            next_step="name its folder with --data, or import something first",
-        )
 
     @contextmanager
     def progress(self, doing: str, *, unit: str = "events") -> Iterator[Progress | None]:
@@ -181,34 +181,60 @@ def everywhere(ctx: typer.Context, values: dict[str, Any]) -> Everywhere:
 
 
 def command(
-    app: typer.Typer, name: str, *, is_rendered: bool = True, formats: Sequence[str] = FORMATS
+    app: typer.Typer, name: str, *, is_rendered: bool = True, formats: Formats = FORMATS
 ) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
     """Return a decorator that makes a function of (run, ...) a command; its docstring is the help.
 
-    `formats` are those that --format takes. With `is_rendered` false the command's --output is its own business
-    and only words or JSON are shown.
+    `formats` are those that --format takes, or a function that says so by the command's own arguments; anything
+    else is refused before any work. With `is_rendered` false the command's --output is its own business and only
+    words or JSON are shown.
     """
 
     def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
-        def invoke(ctx: typer.Context, **values: Any) -> None:
-            given = {option.name: values.pop(option.name) for option in fields(Everywhere)}
-            run = Run(options=everywhere(ctx, given))
-            _check(run.options, formats if is_rendered else ("table", "json"))
-            try:
-                answer = function(run, **values)
-                _show(answer, run.options, is_rendered=is_rendered)
-            except BrokenPipeError as error:
-                _leave_pipe()
-                raise typer.Exit(BROKEN_PIPE) from error
-            raise typer.Exit(answer.exit_status)
-
-        invoke.__name__, invoke.__doc__ = function.__name__, function.__doc__
-        invoke.__signature__ = _signature(function)  # type: ignore[attr-defined]
-        invoke.__annotations__ = {p.name: p.annotation for p in invoke.__signature__.parameters.values()}  # type: ignore[attr-defined]
-        app.command(name)(invoke)
+        app.command(name)(_invoking(function, formats, is_rendered=is_rendered))
         return function
 
     return register
+
+
+def without_subcommand(
+    group: typer.Typer, *, formats: Formats = FORMATS
+) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
+    """Return a decorator that makes a function of (run) what a group does when it is given no subcommand."""
+
+    def register(function: Callable[..., Answer]) -> Callable[..., Answer]:
+        invoke = _invoking(function, formats, is_rendered=True)
+        invoke.__doc__ = None  # The group's help stands.
+        group.callback(invoke_without_command=True)(invoke)
+        return function
+
+    return register
+
+
+def _invoking(function: Callable[..., Answer], formats: Formats, *, is_rendered: bool) -> Callable[..., None]:
+    """Return what typer calls for a function of (run, ...): with the options that stand everywhere added."""
+
+    def invoke(ctx: typer.Context, **values: Any) -> None:
+        given = {option.name: values.pop(option.name) for option in fields(Everywhere)}
+        options = everywhere(ctx, given)
+        if ctx.invoked_subcommand is not None:
+            # Only the options of the group were read here; its subcommand answers.
+            ctx.obj = options
+            return
+        run = Run(options=options)
+        _check(options, formats(values) if callable(formats) else formats, is_rendered=is_rendered)
+        try:
+            answer = function(run, **values)
+            _show(answer, options, is_rendered=is_rendered)
+        except BrokenPipeError as error:
+            _leave_pipe()
+            raise typer.Exit(BROKEN_PIPE) from error
+        raise typer.Exit(answer.exit_status)
+
+    invoke.__name__, invoke.__doc__ = function.__name__, function.__doc__
+    invoke.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    invoke.__annotations__ = {p.name: p.annotation for p in invoke.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    return invoke
 
 
 def everywhere_parameters(*, reads_environment: bool) -> list[inspect.Parameter]:
@@ -244,12 +270,13 @@ def _leave_pipe() -> None:
     os.close(null)
 
 
-def _check(options: Everywhere, formats: Sequence[str]) -> None:
+def _check(options: Everywhere, formats: Sequence[str], *, is_rendered: bool) -> None:
     """Say what cannot be shown before any work is done for it."""
-    if options.format is not None:
+    output = options.output if is_rendered else None
+    if options.format is not None or output is not None:
         from console.render import form_of
 
-        form_of(options.format, options.output, as_json=bool(options.as_json), formats=formats)
+        form_of(options.format, output, as_json=bool(options.as_json), formats=formats)
 
 
 def _show(answer: Answer, options: Everywhere, *, is_rendered: bool) -> None:

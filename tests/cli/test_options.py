@@ -88,7 +88,9 @@ def test_configuration_names_the_store(run: Run, data: Path, tmp_path: Path) -> 
         (["balances", "--data", "{data}", "--output", "{data}/ledger.db/x.csv"], 2, "x.csv"),
         (["balances", "--nonsense"], 2, "--nonsense"),
         (["nonsense"], 2, "nonsense"),
-        (["rebuild", "--from", "topic", "--data", "{data}"], 2, "topic"),
+        (["balances", "--from", "archive", "--data", "{data}"], 4, "archive"),
+        (["rebuild", "--from", "topic", "--data", "{data}"], 4, "topic"),
+        (["rebuild", "--from", "nonsense", "--data", "{data}"], 2, "nonsense"),
         (["generations", "promote", "7", "--data", "{data}"], 2, "7"),
         (["drift", "--data", "{data}"], 2, "project"),
         (["drift", "--data", "{data}", "--table", "accounts"], 2, "--against"),
@@ -111,11 +113,83 @@ def test_error_is_one_line_and_one_document(run: Run, data: Path, words: list[st
     assert told.document["error"]["exit_status"] == status
 
 
-def test_reading_makes_no_ledger(run: Run, tmp_path: Path) -> None:
-    """A command that only reads leaves nothing behind where there is no ledger."""
-    run("balances", "--data", tmp_path / "new")
-    run("balances", "--store", f"sqlite:///{tmp_path}/new.db")
+READERS = (
+    ("balances",),
+    ("history", "alice"),
+    ("graph", "t-1"),
+    ("verify",),
+    ("verify", "--fix-stale", "cancel"),
+    ("drift",),
+    ("generations",),
+    ("generations", "list"),
+    ("generations", "promote", "1"),
+    ("export", "events", "events.jsonl"),
+    ("project",),
+    ("rebuild",),
+)
+
+
+@pytest.mark.parametrize("words", READERS, ids=" ".join)
+def test_reading_makes_no_ledger(run: Run, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """What brings nothing in leaves nothing behind where there is no ledger, nor in somebody else's database."""
+    for where in (("--data", tmp_path / "new"), ("--store", f"sqlite:///{tmp_path}/new.db")):
+        said = run(*words, *where)
+        assert (said.status, said.out) == (2, "")
+        assert "new" in said.err
     assert list(tmp_path.iterdir()) == []
+    connection = sqlite3.connect(tmp_path / "prod.db")
+    with connection:
+        connection.execute("CREATE TABLE customers (id)")
+    said = run(*words, "--store", f"sqlite:///{tmp_path}/prod.db")
+    assert (said.status, said.out) == (2, "")
+    assert "prod.db" in said.err
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+    connection.close()
+    assert tables == [("customers",)]
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [["--format", "csv"], ["--format", "parquet", "--output", "x.parquet"], ["--output", "x.csv"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "transactions", "rows.csv"],
+        ["import", "accounts", "rows.csv"],
+        ["import", "events", "rows.jsonl"],
+        ["export", "events", "out.jsonl"],
+        ["project"],
+        ["rebuild"],
+        ["generations", "promote", "1"],
+        ["demo"],
+    ],
+    ids=" ".join,
+)
+def test_form_without_a_table_is_refused_before_any_work(
+    run: Run, data: Path, tmp_path: Path, words: list[str], shown: list[str]
+) -> None:
+    """What answers with no table refuses CSV and Parquet and has done nothing: no row, no generation, no file."""
+    (tmp_path / "rows.csv").write_text("")
+    run("project", "--data", data)
+    before = run("generations", "--data", data, "--json").document, sorted(tmp_path.rglob("*"))
+    where = [] if words == ["demo"] else ["--data", data]
+    said = run(*words, *shown, *where)
+    assert (said.status, said.out) == (2, "")
+    assert "there is no format" in said.err
+    assert (run("generations", "--data", data, "--json").document, sorted(tmp_path.rglob("*"))) == before
+
+
+def test_time_without_a_zone_is_said_once(run: Run, data: Path) -> None:
+    """--now without a zone is taken in the configured zone and that is said once; a date is its UTC midnight."""
+    (data / "ledger-replay.toml").write_text('[import]\ntimezone = "Asia/Shanghai"\n')
+    said = run("balances", "--data", data, "--json", "--now", "2026-05-01T08:00")
+    assert said.document["watermark"] == "2026-05-01T00:00:00.000000Z"
+    assert said.err == "note: times without a zone are taken in Asia/Shanghai\n"
+    for words in ("2026-05-01", "20260501"):
+        said = run("balances", "--data", data, "--json", "--now", words)
+        assert (said.document["watermark"], said.err) == ("2026-05-01T00:00:00.000000Z", "")
 
 
 def test_traceback_only_with_debug(run: Run, data: Path) -> None:

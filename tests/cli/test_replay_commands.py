@@ -30,6 +30,10 @@ def test_rebuild_and_promote(run: Run, data: Path) -> None:
     assert run("generations", "promote", "1", "--data", data).status == 0
     listed = run("generations", "list", "--data", data, "--json").document["generations"]
     assert [(each["generation"], each["is_live"]) for each in listed] == [(1, True), (2, False)]
+    for words in (["generations", "--data", data], ["--data", data, "generations"]):
+        assert run(*words, "--json").document["generations"] == listed
+    assert run("generations", "--data", "nowhere", "list", "--data", data).status == 0
+    assert run("generations", "--data", data, "--format", "csv").out.count("\n") == 3
 
 
 def test_rebuild_until_a_position_with_all_projections(run: Run, data: Path) -> None:
@@ -77,7 +81,11 @@ def test_damaged_store_is_incomplete_and_serves_the_others(run: Run, data: Path,
     checked = run("verify", "--data", data, "--json")
     assert (checked.status, checked.document["verdict"]) == (3, "INCOMPLETE")
     assert reason in {each["code"] for each in checked.document["findings"]}
-    assert "alice" in run("rebuild", "--data", data).out
+    told = run("rebuild", "--data", data).out
+    assert "alice" in told
+    assert "makes it live" not in told
+    assert "cannot be promoted" in told
+    assert run("generations", "promote", said.document["generation"], "--data", data).status == 4
 
 
 def test_history_has_the_state_after_each_event(run: Run, data: Path) -> None:
@@ -120,3 +128,7 @@ def test_balances_at_a_position(run: Run, data: Path) -> None:
     document = run("balances", "alice", "--at", "7", "--data", data, "--json").document
     assert document["certificate"]["position"] == 7
     assert document["accounts"][0]["balance"] == 70
+    assert (
+        run("balances", "alice", "--at", "7", "--from", "store", "--data", data, "--json").document["accounts"]
+        == (document["accounts"])
+    )

@@ -48,14 +48,22 @@ def test_named_file_must_exist(tmp_path: Path) -> None:
     ("words", "moment"),
     [
         ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("20260131", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-W05-6", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026W056", datetime(2026, 1, 31, tzinfo=UTC)),
         ("2026-01-31T09:30:00Z", datetime(2026, 1, 31, 9, 30, tzinfo=UTC)),
         ("2026-01-31T09:30:00.000001+02:00", datetime(2026, 1, 31, 7, 30, 0, 1, tzinfo=UTC)),
-        ("2026-07-31T09:30", datetime(2026, 7, 31, 7, 30, tzinfo=UTC)),
     ],
 )
 def test_moments(words: str, moment: datetime) -> None:
-    """A date is its UTC midnight whatever the zone; a time without a zone is taken in the zone."""
-    assert parse_moment(words, zone="Europe/Berlin") == moment
+    """A date, however ISO 8601 writes it, is its UTC midnight whatever the zone; a time with a zone is that moment."""
+    assert parse_moment(words, zone="Europe/Berlin") == (moment, False)
+
+
+@pytest.mark.parametrize("words", ["2026-07-31T09:30", "20260731T0930", "2026-07-31 09:30:00.000000"])
+def test_moment_without_a_zone(words: str) -> None:
+    """A time without a zone is taken in the zone, and said to have none."""
+    assert parse_moment(words, zone="Europe/Berlin") == (datetime(2026, 7, 31, 7, 30, tzinfo=UTC), True)
 
 
 @pytest.mark.parametrize("words", ["", "tomorrow", "2026-13-01", "2026-01-31T25:00", "0001-01-01T00:00:00+23:59"])
