@@ -107,7 +107,9 @@ def _name_unknown(account_ids: Sequence[str], replay: Replay) -> None:
     known = {*replay.gate.last["account_id"], *replay.parked_ids}
     unknown = sorted(set(account_ids) - known)
     if unknown:
-        raise UsageError(f"no account {', '.join(unknown)} in the ledger", next_step="check the id, or import it first")
+        raise UsageError(
+            f"no account {', '.join(map(repr, unknown))} in the ledger", next_step="check the id, or import it first"
+        )
 
 
 def _with_running_sums(events: pl.DataFrame) -> pl.DataFrame:

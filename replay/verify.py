@@ -74,7 +74,7 @@ def verify(
         seen = {*replay.gate.last["account_id"], *replay.parked_ids} if account_id is not None else set()
     if account_id is not None:
         if account_id not in seen:
-            raise UsageError(f"no account {account_id} in the ledger", next_step="check the id, or import it first")
+            raise UsageError(f"no account {account_id!r} in the ledger", next_step="check the id, or import it first")
         found = found.filter(pl.col("account_id") == account_id)
     found = sort_findings(found.lazy()).collect()
     verdict = replay.verdict if replay.verdict == INCOMPLETE else FINDINGS if found.height else CLEAN
