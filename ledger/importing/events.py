@@ -17,6 +17,7 @@ from sqlalchemy.types import LargeBinary
 
 from ledger import bulk
 from ledger.importing.batches import BadRow, bad_rows
+from ledger.importing.json_keys import repeated_key
 from ledger.importing.rejects import Rejects
 from ledger.importing.result import Imported, Progress
 from ledger.importing.sources import FileSource
@@ -243,7 +244,23 @@ def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[BadRow]]:
         (poison.position, f"the line is no event: {poison.reason}", _text(texts[poison.position]))
         for poison in decoded.poison
     ]
-    return list(decoded.events.select("position", "account_id", "version", "event", "state").iter_rows()), bad
+    events: list[_Line] = []
+    for event in decoded.events.select("position", "account_id", "version", "event", "state").iter_rows():
+        problem = _problem(event[-1])
+        if problem is None:
+            events.append(event)
+        else:
+            bad.append((event[0], problem, _text(event[-1])))
+    return events, bad
+
+
+def _problem(state: bytes) -> str | None:
+    """Return what makes readers of an event that was decoded disagree on it, None where nothing does."""
+    try:
+        key = repeated_key(state, msgspec.json.decode(state))
+    except RecursionError:
+        return "the line is nested too deeply for every reader"
+    return None if key is None else f"the line has the key {key!r} twice, and readers would not take the same one"
 
 
 def _text(data: bytes) -> str:

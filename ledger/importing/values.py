@@ -11,6 +11,7 @@ import msgspec
 import polars as pl
 
 from ledger.importing.batches import LINE, Batch
+from ledger.importing.json_keys import repeated_key
 from ledger.importing.mapping import Mapping
 from ledger.importing.rejects import REJECT_SCHEMA, row_json
 from schemas.columns import UTC_MICROSECONDS
@@ -288,6 +289,8 @@ def _metadata(text: str) -> tuple[str | None, str | None, str | None]:
         # An event with its metadata is one level deeper, and every reader has some limit.
         if text.count("{") + text.count("[") > NESTING_MAX and _depth(value) > NESTING_MAX:
             return None, None, f"metadata is nested deeper than {NESTING_MAX} levels"
+        if (key := repeated_key(text, value)) is not None:
+            return None, None, f"metadata has the key {key!r} twice"
         order = value.get("order_id")
         if type(order) is int or type(order) is float:
             order = repr(order)

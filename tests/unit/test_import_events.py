@@ -68,6 +68,19 @@ BAD = {
     "no account": (b'{"event":"account.opened","version":4}', "the line is no event"),
     "no version": (encode(recorded("a", 4)).replace(b'"version":4', b'"version":"4"'), "the line is no event"),
     "bad UTF-8": (encode(recorded("a", 4)).replace(b"credit", b"\xff"), "the line is no event"),
+    "a key twice": (encode(recorded("a", 4))[:-1] + b',"amount":1}', "the line has the key 'amount' twice"),
+    "a key twice with spaces": (
+        encode(recorded("a", 4))[:-1] + b', "\\u0061mount" : 1}',
+        "the line has the key 'amount' twice",
+    ),
+    "an inner key twice": (
+        encode(recorded("a", 4, metadata={"x": 1})).replace(b'{"x":1}', b'{"x":[{"y":1,"y":1}]}'),
+        "the line has the key 'y' twice",
+    ),
+    "a key twice in metadata": (
+        encode(recorded("a", 4, metadata={"x": 1})).replace(b'{"x":1}', b'{"x":1,"x":1}'),
+        "the line has the key 'x' twice",
+    ),
     "gap": (encode(recorded("a", 5)), "would leave a gap: 4 is expected"),
     "gap at the start": (encode(recorded("b", 2)), "would leave a gap: 1 is expected"),
     "conflict": (encode(recorded("a", 2, 11)), "version 2 of account 'a' is stored with other bytes"),

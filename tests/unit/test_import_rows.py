@@ -54,6 +54,8 @@ BAD = {
     "bad recorded_at": ({"recorded_at": "12"}, "recorded_at", "recorded_at is no time"),
     "metadata no JSON": ({"metadata": "{order: 1}"}, "metadata", "metadata is not JSON"),
     "metadata no object": ({"metadata": "[1]"}, "metadata", "metadata is not a JSON object"),
+    "metadata with a key twice": ({"metadata": '{"a":{"b":1, "b" :1}}'}, "metadata", "has the key 'b' twice"),
+    "metadata with an order twice": ({"metadata": '{"order_id":"1","order_id":"2"}'}, "metadata", "'order_id' twice"),
     "metadata past float": ({"metadata": '{"a":1e999}'}, "metadata", "metadata is not JSON"),
     "metadata half a character": ({"metadata": '{"a":"\\ud800"}'}, "metadata", "metadata is not JSON"),
     "metadata too deep": ({"metadata": '{"a":' + "[" * 101 + "]" * 101 + "}"}, "metadata", "nested deeper than 100"),
