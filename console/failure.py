@@ -16,8 +16,6 @@ from schemas.errors import IncompleteError, LedgerReplayError, RefusedError, Sto
 
 __all__ = ["fail", "named"]
 
-INTERRUPTED = 130
-
 
 def fail(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """Report an error and return the exit status for it."""

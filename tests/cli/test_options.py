@@ -286,21 +286,38 @@ def test_ctrl_c_ends_a_follower_with_its_answer(data: Path) -> None:
 
 
 def test_ctrl_c_ends_any_command_tidily(data: Path) -> None:
-    """Ctrl-C while the database is locked by another: status 130 and no traceback."""
+    """Ctrl-C in the middle of a command, here an import that waits for more: status 130 and no traceback."""
     root = Path(__file__).parents[2]
-    lock = sqlite3.connect(data / "ledger.db", isolation_level=None)
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-        command = [*COMMAND, "rebuild", "--data", str(data)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=root) as process:
-            time.sleep(1.5)
-            process.send_signal(signal.SIGINT)
-            lock.execute("ROLLBACK")
-            _, err = process.communicate(timeout=60)
-    finally:
-        lock.close()
+    command = [*COMMAND, "import", "events", "-", "--data", str(data)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root) as process:
+        assert process.stdin is not None
+        # More than any pipe holds: once it is written, the command has read of it and wants more.
+        process.stdin.write("not an event\n" * 200_000)
+        process.stdin.flush()
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        out, err = process.communicate()
     assert process.returncode == 130
-    assert err == "interrupted\n"
+    assert (out, err) == ("", "interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "console.app", "sqlalchemy", "polars"])
+def test_ctrl_c_during_start_up_ends_tidily(data: Path, module: str) -> None:
+    """Ctrl-C while a library is being imported: status 130 and no traceback."""
+    script = f"""
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from console.main import main
+sys.exit(main(["balances", "--data", {str(data)!r}]))
+"""
+    root = Path(__file__).parents[2]
+    done = subprocess.run([COMMAND[0], "-c", script], capture_output=True, text=True, check=False, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def _wait_until_projected(data: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from typer.main import get_command
 
-from console.main import app, main
+from console.app import app
+from console.main import main
 from schemas import json_schema
 
 __all__ = ["documents", "write"]
