@@ -18,10 +18,11 @@ from ledger import read_model
 from ledger.store import Store
 from replay.certificate import Certificate
 from replay.engine import Progress
-from replay.explain import Cause, explain_accounts
+from replay.explain import Cause, explain_accounts, first_event_ids
 from replay.full_replay import Replay, replayed
+from replay.generation import stored_rows
 from replay.source import StoreSource
-from schemas import event_id, format_time
+from schemas import format_time
 from schemas.errors import UsageError
 
 __all__ = ["Drift", "Drifted", "drift"]
@@ -38,6 +39,7 @@ _OWN_FIELDS = (
     "status_version",
     "closed_version",
     "version",
+    "chain",
     "last_effective_at",
 )
 _OF_STATUS = ("status", "locked_at")
@@ -49,8 +51,8 @@ Value = int | str | None
 class Drifted(msgspec.Struct, frozen=True, kw_only=True):
     """One difference: a column of an account, or `row` where one side has no row.
 
-    `difference` is live less replayed, for numbers. `first_event` is the id of the first event after which live
-    cannot be explained, null where no event can say.
+    `difference` is live less replayed, for numbers; a chain is told as hexadecimal text. `first_event` is the id, as
+    the event says it, of the first event after which live cannot be explained, null where no event can say.
     """
 
     account_id: str
@@ -87,7 +89,8 @@ def drift(
 
     `live` is `imported` (the copy that `import accounts` made), `read_model` (our own live generation), a frame
     of foreign rows (`account_id`, `balance`, `frozen`, `status`, `locked_at`), or None: the imported rows if
-    there are any, else our own read model. UsageError if there is nothing to compare.
+    there are any, else our own read model. A foreign row without `locked_at` is not compared in it, since its table
+    may know no such thing. UsageError if there is nothing to compare.
     """
     with StoreSource.snapshot(store) as source:
         side = _live_side(source, live)
@@ -107,9 +110,9 @@ class _Side:
     position: int | None
 
     @property
-    def fields_of_status(self) -> tuple[str, ...]:
-        """Columns of which a log without lock, unlock or close events says nothing; our own rows begin as active."""
-        return _OF_STATUS if self.position is None else ()
+    def is_own(self) -> bool:
+        """Whether this is our own read model, which has every column and begins as active."""
+        return self.position is not None
 
 
 def _live_side(source: StoreSource, live: str | pl.DataFrame | None) -> _Side:
@@ -127,13 +130,18 @@ def _live_side(source: StoreSource, live: str | pl.DataFrame | None) -> _Side:
 def _compared(source: StoreSource, side: _Side, replay: Replay) -> Drift:
     parked = replay.parked_ids
     live = side.rows.filter(~pl.col("account_id").is_in(parked)).with_columns(has_live=True)
-    replayed_rows = replay.rows.with_columns(has_replayed=True).rename(
-        lambda name: name if name == "account_id" else f"replayed_{name}"
-    )
-    both = live.join(replayed_rows, on="account_id", how="full", coalesce=True).sort("account_id")
-    wrong = both.filter(pl.any_horizontal(~_is_whole(), *(_differs(field, side) for field in side.fields)))
+    replayed_rows = stored_rows(replay.rows, replay.gate).with_columns(has_replayed=True)
+    both = live.join(
+        replayed_rows.rename(lambda name: name if name == "account_id" else f"replayed_{name}"),
+        on="account_id",
+        how="full",
+        coalesce=True,
+    ).with_columns(_differs(field, side).alias(f"differs_{field}") for field in side.fields)
+    differs = pl.any_horizontal(f"differs_{field}" for field in side.fields)
+    wrong = both.filter(~_is_whole() | differs).sort("account_id")
     causes = explain_accounts(source, wrong.filter(_is_whole()), until=replay.certificate.position)
-    entries = [entry for row in wrong.iter_rows(named=True) for entry in _entries(row, side, causes)]
+    causes |= _row_causes(source, wrong.filter(~_is_whole()))
+    entries = [entry for row in wrong.iter_rows(named=True) for entry in _entries(row, side, causes[row["account_id"]])]
     return Drift(
         verdict=INCOMPARABLE if parked else DRIFT if entries else EQUAL,
         live=side.name,
@@ -154,22 +162,35 @@ def _is_whole() -> pl.Expr:
 def _differs(field: str, side: _Side) -> pl.Expr:
     """Where both sides have a row and the column differs, if it is comparable at all."""
     differs = _is_whole() & pl.col(field).ne_missing(pl.col(f"replayed_{field}"))
-    return differs & pl.col("replayed_status_version").is_not_null() if field in side.fields_of_status else differs
+    if side.is_own or field not in _OF_STATUS:
+        return differs
+    # Of the status a log without lock, unlock or close events says nothing.
+    differs &= pl.col("replayed_status_version").is_not_null()
+    return differs & pl.col(field).is_not_null() if field == "locked_at" else differs
 
 
-def _entries(row: dict[str, Any], side: _Side, causes: dict[str, Cause]) -> Iterator[Drifted]:
-    account_id = row["account_id"]
-    if not (row["has_live"] and row["replayed_has_replayed"]):
-        yield _row_entry(account_id, row)
-        return
-    cause = causes[account_id]
-    for field in side.fields:
-        live, replayed = row[field], row[f"replayed_{field}"]
-        if live == replayed or (field in side.fields_of_status and row["replayed_status_version"] is None):
-            continue
+def _row_causes(source: StoreSource, wrong: pl.DataFrame) -> dict[str, Cause]:
+    """The causes of rows that one side does not have, by account."""
+    is_extra = pl.col("has_live").fill_null(False)
+    extra = Cause("row_extra", None, "the log has no event of this account")
+    first = first_event_ids(source, wrong.filter(~is_extra)["account_id"].to_list())
+    missing = {
+        account_id: Cause("row_missing", event_id, "live has no row of this account")
+        for account_id, event_id in first.items()
+    }
+    return missing | dict.fromkeys(wrong.filter(is_extra)["account_id"], extra)
+
+
+def _entries(row: dict[str, Any], side: _Side, cause: Cause) -> Iterator[Drifted]:
+    is_whole = row["has_live"] and row["replayed_has_replayed"]
+    fields = [field for field in side.fields if row[f"differs_{field}"]] if is_whole else ["row"]
+    for field in fields:
+        # A row that is missing on one side is told by its balance on the other.
+        column = field if is_whole else "balance"
+        live, replayed = row[column], row[f"replayed_{column}"]
         are_numbers = isinstance(live, int) and isinstance(replayed, int)
         yield Drifted(
-            account_id=account_id,
+            account_id=row["account_id"],
             field=field,
             live=_value(live),
             replayed=_value(replayed),
@@ -180,19 +201,7 @@ def _entries(row: dict[str, Any], side: _Side, causes: dict[str, Cause]) -> Iter
         )
 
 
-def _row_entry(account_id: str, row: dict[str, Any]) -> Drifted:
-    is_extra = bool(row["has_live"])
-    return Drifted(
-        account_id=account_id,
-        field="row",
-        live=row["balance"],
-        replayed=row["replayed_balance"],
-        difference=None,
-        cause="row_extra" if is_extra else "row_missing",
-        first_event=None if is_extra else event_id(account_id, 1),
-        evidence="the log has no event of this account" if is_extra else "live has no row of this account",
-    )
-
-
-def _value(value: int | str | datetime | None) -> Value:
+def _value(value: int | str | bytes | datetime | None) -> Value:
+    if isinstance(value, bytes):
+        return value.hex()
     return format_time(value) if isinstance(value, datetime) else value

@@ -16,13 +16,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import polars as pl
+from sqlalchemy import LargeBinary, Text, select
 
+from ledger import bulk
+from ledger.tables import EVENTS
 from projections import BALANCES
 from replay.gate import Gate
 from replay.source import StoreSource
-from schemas import event_id
+from schemas.columns import RAW_SCHEMA
 
-__all__ = ["Cause", "explain_accounts"]
+__all__ = ["Cause", "explain_accounts", "first_event_ids"]
 
 
 class Cause(NamedTuple):
@@ -50,15 +53,30 @@ def explain_accounts(source: StoreSource, wrong: pl.DataFrame, *, until: int) ->
         has_worth=pl.any_horizontal(pl.col(name) != 0 for name in sums),
     )
     found = tried.group_by("account_id").agg(
-        without=pl.col("version").filter("has_worth", "without").min(),
-        twice=pl.col("version").filter("has_worth", "twice").min(),
+        without=_event("event_id", pl.col("has_worth") & pl.col("without")).first(),
+        twice=_event("event_id", pl.col("has_worth") & pl.col("twice")).first(),
         # The last version that live agrees with, if it had applied any transaction by then.
-        stopped=pl.col("version").filter(pl.col("stopped") & (pl.col("transactions") > 0)).max(),
-        version=pl.col("version").max(),
+        stopped_at=_event("version", pl.col("stopped") & (pl.col("transactions") > 0)).last(),
+        stopped=_event("next_event_id", pl.col("stopped") & (pl.col("transactions") > 0)).last(),
     )
     same = wrong.filter(*(pl.col(name) == pl.col(f"replayed_{name}") for name in sums))["account_id"].to_list()
     causes = {row["account_id"]: _cause(row) for row in found.iter_rows(named=True)}
     return causes | dict.fromkeys(same, _OTHER_COLUMN)
+
+
+def first_event_ids(source: StoreSource, account_ids: list[str]) -> dict[str, str]:
+    """Return the id of the first event of each account, as the event says it."""
+    first = EVENTS.c.originator_version == 1
+    statement = select(EVENTS.c.originator_id.cast(Text), EVENTS.c.state.cast(LargeBinary)).where(first)
+    schema = {name: RAW_SCHEMA[name] for name in ("account_id", "state")}
+    rows = bulk.select_rows(source.connection, statement, schema, key=EVENTS.c.originator_id, keys=account_ids)
+    told = pl.col("state").cast(pl.String).str.json_path_match("$.event_id")
+    return dict(rows.select("account_id", told).iter_rows())
+
+
+def _event(name: str, condition: pl.Expr) -> pl.Expr:
+    """A column of the events that a condition is true of, in version order."""
+    return pl.col(name).filter(condition).sort_by(pl.col("version").filter(condition))
 
 
 #: Sums that may tell one event from another; a foreign live table has the first two.
@@ -71,7 +89,7 @@ def _steps(source: StoreSource, account_ids: list[str], until: int) -> pl.DataFr
     gate = Gate()
     admitted = [
         gate.admit(batch.events, batch.poison).select(_EVENT_COLUMNS)
-        for batch in source.of_accounts(account_ids).read(after=0, until=until, details=("transaction_id",))
+        for batch in source.of_accounts(account_ids).read(after=0, until=until, details=("transaction_id", "event_id"))
     ]
     events = pl.concat(admitted).sort("account_id", "version").with_row_index("row")
     # Each event as an account of its own gives its worth by the very fold that the balances are made with.
@@ -82,6 +100,7 @@ def _steps(source: StoreSource, account_ids: list[str], until: int) -> pl.DataFr
         .with_columns(pl.col(name).cum_sum().over("account_id").alias(f"after_{name}") for name in SUMS)
         .with_columns(
             *(pl.col(name).sum().over("account_id").alias(f"end_{name}") for name in SUMS),
+            next_event_id=pl.col("event_id").shift(-1).over("account_id"),
             transactions=pl.col("transaction_id").is_not_null().cast(pl.Int64).cum_sum().over("account_id"),
         )
     )
@@ -92,6 +111,7 @@ _EVENT_COLUMNS = (
     "version",
     "event",
     "effective_at",
+    "event_id",
     "transaction_id",
     "type",
     "amount",
@@ -105,14 +125,12 @@ def _rows(wrong: pl.DataFrame, sums: list[str]) -> pl.DataFrame:
 
 
 def _cause(row: dict[str, int | str | None]) -> Cause:
-    account_id, without, twice, stopped = str(row["account_id"]), row["without"], row["twice"], row["stopped"]
-    if isinstance(without, int):
-        first = event_id(account_id, without)
-        return Cause("missed_event", first, f"live is what the log says without event {first}")
-    if isinstance(twice, int):
-        first = event_id(account_id, twice)
-        return Cause("applied_twice", first, f"live is what the log says with event {first} applied twice")
-    if isinstance(stopped, int) and stopped != row["version"]:
-        first = event_id(account_id, stopped + 1)
-        return Cause("missed_event", first, f"live is what the log said at version {stopped}, before event {first}")
+    without, twice, stopped = row["without"], row["twice"], row["stopped"]
+    if isinstance(without, str):
+        return Cause("missed_event", without, f"live is what the log says without event {without}")
+    if isinstance(twice, str):
+        return Cause("applied_twice", twice, f"live is what the log says with event {twice} applied twice")
+    if isinstance(stopped, str):
+        evidence = f"live is what the log said at version {row['stopped_at']}, before event {stopped}"
+        return Cause("missed_event", stopped, evidence)
     return Cause("foreign_write", None, "no event that was missed or applied twice explains this row")

@@ -341,12 +341,13 @@ class ReplayContract:
             "status_version": 2,
             "closed_version": 2,
             "version": 5,
+            "chain": "00" * 32,
             "last_effective_at": "2024-03-10T12:00:00.000000Z",
         }
         for column, value in changes.items():
             rebuild(store, promote=True, now=NOW)
             assert drift(store).verdict == "EQUAL"
-            change_row(store, "acc-2", **{column: value})
+            change_row(store, "acc-2", **{column: bytes.fromhex(value) if column == "chain" else value})
             found = drift(store)
             assert (found.verdict, found.compared, found.drifted) == ("DRIFT", 4, 1)
             assert [(each.account_id, each.field, each.live) for each in found.accounts] == [("acc-2", column, value)]
@@ -380,7 +381,6 @@ class ReplayContract:
         assert (found.live, found.verdict, found.compared) == ("imported", "DRIFT", 5)
         assert [(each.account_id, each.field, each.difference, each.cause) for each in found.accounts] == [
             ("acc-1", "status", None, "foreign_write"),
-            ("acc-1", "locked_at", None, "foreign_write"),
             ("acc-2", "balance", -1000, "missed_event"),
             ("acc-3", "frozen", 21, "applied_twice"),
             ("acc-4", "row", None, "row_missing"),

@@ -1,0 +1,62 @@
+"""What drift compares of foreign rows, and how it names events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from ledgers import NOW, append
+from msgspec.structs import replace
+from samples import account_stream
+
+from ledger import Ledger, Store
+from replay import balances, drift
+
+FOREIGN = ("account_id", "balance", "frozen", "status", "locked_at")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store with two accounts whose events have ids of their own."""
+    store = Store.at(tmp_path)
+    for account_id in ("a", "b"):
+        append(store, *(replace(e, event_id=f"own-{account_id}-{e.version}") for e in account_stream(account_id, 3)))
+    yield store
+    store.close()
+
+
+def test_events_are_named_by_their_own_ids(store: Store) -> None:
+    """A missed event, one applied twice, a row that stopped and a row that is missing name ids as the events do."""
+    rows = balances(store, now=NOW).rows.select(FOREIGN)
+    for live, expected in (
+        (10, ("missed_event", "own-a-2")),
+        (30, ("applied_twice", "own-a-2")),
+        (None, ("row_missing", "own-a-1")),
+    ):
+        hurt = rows.filter((pl.col("account_id") != "a") | pl.lit(live is not None)).with_columns(
+            balance=pl.when(pl.col("account_id") == "a").then(pl.lit(live, pl.Int64)).otherwise("balance")
+        )
+        (found,) = drift(store, live=hurt).accounts
+        assert (found.cause, found.first_event) == expected
+
+
+def test_a_row_that_stopped_names_the_next_event_by_its_own_id(store: Store) -> None:
+    """Where live is two events behind, the first of them is named."""
+    append(store, *(replace(e, event_id=f"own-c-{e.version}") for e in account_stream("c", 4)))
+    rows = balances(store, now=NOW).rows.select(FOREIGN)
+    hurt = rows.with_columns(balance=pl.when(pl.col("account_id") == "c").then(10).otherwise("balance"))
+    (found,) = drift(store, live=hurt).accounts
+    assert (found.cause, found.first_event) == ("missed_event", "own-c-3")
+
+
+def test_a_foreign_row_without_a_lock_time_is_not_compared_in_it(store: Store) -> None:
+    """A live table that knows no lock times is equal, and one that has another lock time is not."""
+    Ledger(store, clock=lambda: NOW).lock("a")
+    rows = balances(store, now=NOW).rows.select(FOREIGN)
+    assert rows["locked_at"].to_list() == [NOW, None]
+    assert drift(store, live=rows).verdict == "EQUAL"
+    assert drift(store, live=rows.with_columns(locked_at=pl.lit(None, rows.schema["locked_at"]))).verdict == "EQUAL"
+    later = rows.with_columns(pl.col("locked_at").dt.offset_by("1s"))
+    assert [(each.account_id, each.field) for each in drift(store, live=later).accounts] == [("a", "locked_at")]
