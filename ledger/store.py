@@ -2,7 +2,7 @@
 
 Every append, by the library or in bulk, happens under the append lock and moves the heads of its accounts in
 the same transaction, so position order is commit order and a lost tail or a lost account is seen by replay.
-The chain of an event is BLAKE2b-256(chain of the event before it, wire bytes of the event), from 32 zero bytes.
+The chain is that of `schemas.chain`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +24,13 @@ from sqlalchemy.types import BigInteger, LargeBinary, Text
 from ledger import bulk
 from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
 from schemas import RAW_SCHEMA, format_time
+from schemas.chain import GENESIS, chain, chains
 from schemas.errors import ConfigurationError, StoreError, UsageError
 
 __all__ = ["GENESIS", "Store", "chain", "chains"]
 
-GENESIS = bytes(32)
 BATCH_EVENTS = 50_000
 ACCOUNTS_PER_QUERY = 500
-
-
-def chain(previous: bytes, state: bytes) -> bytes:
-    """Return the hash chain after an event, given the chain before it and the event's wire bytes."""
-    return blake2b(previous + state, digest_size=32).digest()
-
-
-def chains(previous: list[bytes], states: list[bytes]) -> list[bytes]:
-    """Return `chain` of many pairs, inlined since a call each would cost half as much again."""
-    return [blake2b(before + state, digest_size=32).digest() for before, state in zip(previous, states, strict=True)]
 
 
 class Store:

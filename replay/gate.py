@@ -1,9 +1,10 @@
 """The sequence gate: every account's events in version order, each exactly once, or the account is parked.
 
 It stands behind every source. By `(account_id, version)` it drops repeats, holds back what comes after a gap
-until the gap is filled, and checks the hash chain where the source gives one. Per-account versions prove that
-nothing in the middle is missing, heads prove the end. What it holds back no projection sees, so it makes
-findings of its own: `version_gap`, `poison_event`, `conflicting_repeat`, `head_mismatch`.
+until the gap is filled, and checks the hash chain where the source gives one and has not checked it already
+(`state` is null then). Per-account versions prove that nothing in the middle is missing, heads prove the end. What
+it holds back no projection sees, so it makes findings of its own: `version_gap`, `poison_event`,
+`conflicting_repeat`, `head_mismatch`.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class Gate:
         """Return one row an event, in account and version order, with `is_repeat` and `is_next`."""
         new_account = pl.col("account_id").ne_missing(pl.col("account_id").shift())
         keys = (
-            events.select("account_id", "version", "chain", "position")
+            events.select("account_id", "version", "chain", "position", is_unchecked=pl.col("state").is_not_null())
             .with_row_index("row")
             .join(self.last, on="account_id", how="left", suffix="_last")
             .with_columns(pl.col("version_last").fill_null(0))
@@ -142,12 +143,11 @@ class Gate:
             .when(pl.col("version_last") == 0)
             .then(pl.lit(GENESIS))
             .otherwise(pl.col("chain_last"))
-        ).filter(pl.col("previous").is_not_null())
+        ).filter(pl.col("previous").is_not_null() & pl.col("is_unchecked"))
         if chained.is_empty():
             return _NOTHING_BROKEN
-        states = events["state"].to_list()
-        in_order = [states[row] for row in chained["row"].to_list()]
-        actual = pl.Series(chains(chained["previous"].to_list(), in_order), dtype=pl.Binary())
+        states = events["state"].gather(chained["row"]).to_list()
+        actual = pl.Series(chains(chained["previous"].to_list(), states), dtype=pl.Binary())
         broken = chained.filter(chained["chain"] != actual)
         if broken.is_empty():
             return _NOTHING_BROKEN

@@ -2,6 +2,7 @@
 
 Run as a script, not as a module, so that it starts with nothing but the wire room. Requests come as JSON lines on
 standard input, answers go as JSON lines to standard output, events as an Arrow file that the request names. It
+checks the hash chain within its range and hands on the bytes of those events only whose predecessor it lacks. It
 reads with ADBC, which makes columns without a Python object for each value. That driver brings an SQLite of its
 own, and two SQLites in one process would undo each other's file locks: another reason for a process of its own.
 """
@@ -13,6 +14,7 @@ import sys
 import msgspec
 import polars as pl
 
+from schemas.chain import chains
 from schemas.columns import RAW_SCHEMA, decode_batch
 from schemas.events import PoisonEvent
 
@@ -58,8 +60,31 @@ def _answer(connection: object, request: Request) -> Answer:
     # An empty result has no types of its own; a value of another type ends the range, and the parent reads again.
     raw = raw.cast(RAW_SCHEMA, strict=True) if raw.height else pl.DataFrame(schema=RAW_SCHEMA)
     decoded = decode_batch(raw, request.details)
-    decoded.events.write_ipc(request.file, compression="uncompressed")
+    events = decoded.events.with_columns(state=_unchecked(decoded.events))
+    events.write_ipc(request.file, compression="uncompressed")
     return Answer(poison=decoded.poison)
+
+
+def _unchecked(events: pl.DataFrame) -> pl.Series:
+    """The bytes of the events, null where they follow from the event before them in this range by the chain.
+
+    That is all that the bytes are for, so what is checked here need not travel.
+    """
+    follows = (pl.col("account_id") == pl.col("account_id").shift()) & (
+        pl.col("version") == pl.col("version").shift() + 1
+    )
+    inner = (
+        events.select("account_id", "version", "chain")
+        .with_row_index("row")
+        .sort("account_id", "version")
+        .with_columns(previous=pl.when(follows).then(pl.col("chain").shift()))
+        .filter(pl.col("previous").is_not_null() & pl.col("chain").is_not_null())
+    )
+    states = events["state"].to_list()
+    actual = chains(inner["previous"].to_list(), [states[row] for row in inner["row"].to_list()])
+    checked = inner.filter(inner["chain"] == pl.Series(actual, dtype=pl.Binary()))["row"]
+    is_checked = pl.int_range(events.height, dtype=pl.UInt32(), eager=True).is_in(checked.implode())
+    return events.select(pl.when(~is_checked).then("state")).to_series().alias("state")
 
 
 if __name__ == "__main__":
