@@ -1,4 +1,7 @@
-"""A bug in either implementation of the deltas is caught: every small change to the rules makes the two disagree."""
+"""A bug in either implementation of the rules is caught: every small change to one of them makes the two disagree.
+
+The rules are what a change is worth, and which changes are legal.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,18 @@ import random
 import textwrap
 from types import ModuleType
 
+import oracle
 import polars as pl
 import pytest
 from agreement import by_aggregate, by_projection, disagreements
-from histories import ACCOUNTS, STATUSES, History
+from histories import ACCOUNTS, START, STATUSES, History
 
 import ledger.account
 import ledger.rules
 import projections.balances
+import projections.transactions
+from projections import TRANSACTIONS
+from schemas import Event, TransactionStatusChanged, event_id, event_rows
 
 SEED = 20240301
 SWAPS = {
@@ -167,3 +174,58 @@ def test_every_mutant_of_the_projection_is_caught(
     changed, reading = mutant(module, name, place)
     monkeypatch.setattr(module, name, changed)
     assert is_caught(corpus()), reading
+
+
+#: Every change of status that can be told, legal or not, as (from, to).
+CHANGES = [(before, after) for before in (None, *STATUSES) for after in STATUSES]
+
+
+def changes() -> list[Event]:
+    """One transaction for every change there is, of which that change is the only event."""
+    return [
+        TransactionStatusChanged(
+            event_id=event_id("a", version),
+            account_id="a",
+            version=version,
+            effective_at=START,
+            recorded_at=START,
+            transaction_id=f"{before}>{after}",
+            type="credit",
+            amount=1,
+            from_status=before,
+            to_status=after,
+        )
+        for version, (before, after) in enumerate(CHANGES, start=1)
+    ]
+
+
+def illegal_by_rules() -> set[str]:
+    """The transactions whose change the rules of the write model call illegal."""
+    return {name for code, _, name, *_ in oracle.findings(changes(), START) if code == "illegal_transition"}
+
+
+def illegal_by_projection() -> set[str]:
+    """The transactions whose change the projection calls illegal."""
+    rows = TRANSACTIONS.fold(event_rows(changes()).lazy()).filter(pl.col("illegal_count") > 0).collect()
+    return set(rows["transaction_id"])
+
+
+def test_rules_and_projection_call_the_same_changes_legal() -> None:
+    """The two tables of legal changes, each written down on its own, agree on every change, and some are legal."""
+    assert illegal_by_projection() == illegal_by_rules()
+    assert len(illegal_by_rules()) == len(CHANGES) - 9
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: f"{change[0]}-{change[1]}")
+def test_every_mutant_of_the_legal_changes_is_caught(
+    change: tuple[str | None, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one change more or one less in either table, the two disagree about it."""
+    before, after = change
+    with monkeypatch.context() as patched:
+        patched.setattr(oracle, "LEGAL_TRANSITIONS", oracle.LEGAL_TRANSITIONS ^ {change})
+        assert illegal_by_rules() ^ illegal_by_projection() == {f"{before}>{after}"}
+    table = projections.transactions._MAY_BECOME
+    ends = tuple({*table.get(before or "", ())} ^ {after})
+    monkeypatch.setattr(projections.transactions, "_MAY_BECOME", {**table, before or "": ends})
+    assert illegal_by_rules() ^ illegal_by_projection() == {f"{before}>{after}"}
