@@ -109,7 +109,7 @@ def import_transactions(
 
     mapping = _mapping(run, map)
     source, name = _source(file, input_format, from_url, table, query)
-    with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
             source,
@@ -145,7 +145,7 @@ def import_accounts(
 
     mapping = _mapping(run, map)
     source, name = _source(file, input_format, from_url, table, query)
-    with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
             source,
@@ -170,7 +170,7 @@ def import_events(
     from ledger.importing import import_events as bring
 
     chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
-    with run.ledger(create=True) as store, run.progress("importing", unit="rows") as progress:
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(store, file, rejects=chosen, dry_run=dry_run, progress=progress)
     return _imported(run, found, dry_run=dry_run)
 
@@ -230,6 +230,7 @@ def _imported(run: Run, found: Imported, *, dry_run: bool, timezone: str = "UTC"
     notes = [f"the rejected rows, with line and reason: {found.rejects}"] if found.rejects else []
     fields: dict[str, Any] = {
         "imported": found.imported,
+        "restored": found.restored,
         "unchanged": found.unchanged,
         "rejected": found.rejected,
         "rejects": str(found.rejects) if found.rejects else None,

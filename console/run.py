@@ -11,18 +11,19 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from console.moments import parse_moment
 from console.settings import Settings, load_settings
-from schemas.errors import UsageError
+from schemas.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from console.answer import Answer
@@ -134,24 +135,37 @@ class Run:
             sys.stderr.write(f"note: {words}\n")
 
     @contextmanager
-    def ledger(self, *, create: bool = False) -> Iterator[Store]:
-        """Yield the open event store; UsageError if there is none and the command does not make one.
+    def ledger(self) -> Iterator[Store]:
+        """Yield the open event store; UsageError if there is none, since an answer would vouch for an empty one."""
+        with closing(self._open(create=False)) as store:
+            yield store
 
-        Only commands that bring something in make one: the others would vouch for an empty ledger that is nobody's.
+    @contextmanager
+    def ledger_to_fill(self, *, dry_run: bool) -> Iterator[Store]:
+        """Yield the event store of a command that brings something in, which makes it where there is none.
+
+        A dry run makes none: it tries on an empty one of its own, which goes away.
         """
         from ledger.store import Store
 
+        with ExitStack() as stack:
+            try:
+                store = self._open(create=not dry_run)
+            except UsageError as error:
+                if not dry_run or isinstance(error, ConfigurationError):
+                    raise
+                store = Store.at(stack.enter_context(TemporaryDirectory(prefix="ledger-replay-")))
+            yield stack.enter_context(closing(store))
+
+    def _open(self, *, create: bool) -> Store:
+        from ledger.store import Store
+
         url = self.options.store or self.settings.store
-        if url is None:
-            if create:
-                self._make_folder()
-            store = Store.at(self.data, create=create)
-        else:
-            store = Store(url, create=create)
-        try:
-            yield store
-        finally:
-            store.close()
+        if url is not None:
+            return Store(url, create=create)
+        if create:
+            self._make_folder()
+        return Store.at(self.data, create=create)
 
     def _make_folder(self) -> None:
         try:

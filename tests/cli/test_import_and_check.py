@@ -74,12 +74,17 @@ def test_bad_rows_are_rejected_with_their_lines(run: Run, tmp_path: Path) -> Non
 
 
 def test_dry_run_changes_nothing_and_shows_a_profile(run: Run, tmp_path: Path) -> None:
-    """--dry-run says what it would do; nothing is in the ledger afterwards."""
+    """--dry-run says what it would do; nothing is in the ledger afterwards, nor is there one where there was none."""
     generated(run, tmp_path / "files")
     said = run("import", "transactions", tmp_path / "files" / "transactions.csv", "--dry-run", "--json")
     assert said.document["imported"] == 400
     assert {each["column"] for each in said.document["profile"]} >= {"amount", "status", "type"}
-    assert run("balances", "--json").document["accounts"] == []
+    assert not Path("ledger-data").exists()
+    run("import", "transactions", tmp_path / "files" / "transactions.csv")
+    before = run("balances", "--json", "--now", NOW).document
+    (tmp_path / "more.csv").write_text(HEADER + "more-1,more,credit,completed,10,,,,2026-04-01T00:00:00Z\n")
+    assert run("import", "transactions", "more.csv", "--dry-run", "--json").document["imported"] == 1
+    assert run("balances", "--json", "--now", NOW).document == before
 
 
 def test_mapping_of_the_configuration_and_of_a_file(run: Run, tmp_path: Path) -> None:

@@ -73,6 +73,10 @@ def test_damaged_store_is_incomplete_and_serves_the_others(run: Run, data: Path,
     assert (said.status, said.document["verdict"], said.document["promoted"]) == (3, "INCOMPLETE", False)
     parked = said.document["certificate"]["parked"]
     assert [(each["account_id"], each["reason"]) for each in parked] == [("alice", reason)]
+    projected = run("project", "--data", data, "--json")
+    assert (projected.status, projected.document["verdict"]) == (3, "INCOMPLETE")
+    assert projected.document["parked"] == ["alice"]
+    assert "not certified: alice" in run("project", "--data", data).out
     served = run("balances", "--data", data, "--json")
     assert served.status == 3
     assert [each["account_id"] for each in served.document["accounts"]] == ["bob", "carl"]
