@@ -12,17 +12,15 @@ from typing import BinaryIO
 
 import msgspec
 import polars as pl
-from sqlalchemy import BigInteger, Column, Connection, MetaData, Table, Text, select
-from sqlalchemy.types import LargeBinary
+from sqlalchemy import Connection
 
-from ledger import bulk
 from ledger.importing.batches import BadRow, bad_rows
 from ledger.importing.json_keys import repeated_key
+from ledger.importing.lost import STORED_ROWS, Line, Lost, stored_events
 from ledger.importing.rejects import Rejects
 from ledger.importing.result import Imported, Progress
 from ledger.importing.sources import FileSource
 from ledger.store import GENESIS, Store, chain
-from ledger.tables import EVENTS
 from schemas import decode_batch
 from schemas.columns import DETAIL_COLUMNS, RAW_SCHEMA
 from schemas.errors import PoisonEventError, UsageError
@@ -30,18 +28,6 @@ from schemas.errors import PoisonEventError, UsageError
 __all__ = ["export_events", "import_events"]
 
 BATCH_LINES = 50_000
-_ROWS = {name: RAW_SCHEMA[name] for name in ("account_id", "version")} | {
-    "topic": pl.String(),
-    "state": pl.Binary(),
-    "chain": pl.Binary(),
-}
-_KEYS = Table(
-    "imported_event_keys",
-    MetaData(),
-    Column("account_id", Text, nullable=False),
-    Column("version", BigInteger, nullable=False),
-    prefixes=["TEMPORARY"],
-)
 
 
 def export_events(store: Store, file: Path | str, progress: Progress | None = None) -> int:
@@ -101,23 +87,26 @@ def import_events(
 ) -> Imported:
     """Append events in wire form, as they are: bytes, versions and hash chain come out as they were exported.
 
-    A version that the account has is unchanged if its bytes are the same, else a reject; any other version must be
-    the account's next. A line that is no event is a reject.
+    A version that the account has is unchanged if its bytes are the same, else a reject; one that its head is past
+    and that the store has lost is put back, at the end of the store, if the hash chain proves that it is the event
+    that was appended; any other version must be the account's next. A line that is no event is a reject. Memory
+    grows with the events that were lost.
 
     Raises:
         UsageError: the file cannot be read or is empty.
     """
-    imported = unchanged = done = 0
+    imported = unchanged = restored = done = 0
     dry = _Dry() if dry_run else None
+    lost = Lost()
     with Rejects(rejects) as refused:
         for lines in _batches(FileSource(file, format="jsonl")):
             events, bad = _read(lines)
             with store.snapshot() if dry_run else store.appending() as connection:
-                judge = _Judge(store, connection, events, dry)
+                judge = _Judge(store, connection, events, dry, lost)
                 for line in events:
-                    judge.take(*line)
+                    judge.take(line)
                 if not dry_run:
-                    new = pl.DataFrame(judge.new, schema=_ROWS, orient="row")
+                    new = pl.DataFrame(judge.new, schema=STORED_ROWS, orient="row")
                     if new.height:
                         store.append_rows(connection, new)
             refused.add(bad_rows([*bad, *judge.bad]))
@@ -126,18 +115,21 @@ def import_events(
             done += len(lines)
             if progress is not None:
                 progress(done, None)
+        if lost:
+            with store.snapshot() if dry_run else store.appending() as connection:
+                found = lost.restore(store, connection, dry_run=dry_run)
+            refused.add(bad_rows([(line.number, reason, _text(line.state)) for line, reason in found.refused]))
+            restored = found.restored
+            unchanged += found.unchanged
     return Imported(
         imported=imported,
+        restored=restored,
         unchanged=unchanged,
         rejected=refused.count,
         rejects=refused.file,
-        events=imported,
+        events=imported + restored,
         profile=[] if dry_run else None,
     )
-
-
-#: Line number, account, version, tag, wire bytes.
-_Line = tuple[int, str, int, str, bytes]
 
 
 class _Key(msgspec.Struct):
@@ -156,62 +148,67 @@ class _Dry:
 class _Judge:
     """Decides the lines of one batch in order, against the heads and the events that the store has."""
 
-    def __init__(self, store: Store, connection: Connection, lines: list[_Line], dry: _Dry | None) -> None:
-        accounts = list(dict.fromkeys(line[1] for line in lines))
+    def __init__(self, store: Store, connection: Connection, lines: list[Line], dry: _Dry | None, lost: Lost) -> None:
+        accounts = list(dict.fromkeys(line.account_id for line in lines))
         heads = store.heads(connection, accounts)
         self._heads: dict[str, tuple[int, bytes]] = {row[0]: (row[1], row[2]) for row in heads.iter_rows()}
         self._dry = dry
         if dry is not None:
             self._heads |= {account: dry.heads[account] for account in accounts if account in dry.heads}
-        self._stored = _stored(connection, [line for line in lines if line[2] <= self._heads.get(line[1], (0,))[0]])
+        self._lost = lost
+        keys = {name: [getattr(line, name) for line in lines] for name in ("account_id", "version")}
+        found = stored_events(connection, pl.DataFrame(keys, schema={name: STORED_ROWS[name] for name in keys}))
+        self._stored = {key: state for key, (state, _) in found.items()}
         self.new: list[tuple[str, int, str, bytes, bytes]] = []
         self.bad: list[BadRow] = []
         self.unchanged = 0
 
-    def take(self, line: int, account_id: str, version: int, tag: str, state: bytes) -> None:
+    def take(self, line: Line) -> None:
         """Decide one line."""
+        account_id, version, state = line.account_id, line.version, line.state
         head, last = self._heads.get(account_id, (0, GENESIS))
-        if version == head + 1:
-            after = chain(last, state)
-            self._heads[account_id] = (version, after)
-            self._stored[account_id, version] = state
-            self.new.append((account_id, version, tag, state, after))
-            if self._dry is not None:
-                self._dry.heads[account_id] = (version, after)
-                self._dry.digests[account_id, version] = _digest(state)
+        if version > head and (account_id, version) in self._stored:
+            self._refuse(line, f"version {version} of account {account_id!r} is stored, but its head says {head}")
+        elif version == head + 1:
+            self._append(line, chain(last, state))
         elif version > head:
-            reason = f"version {version} of account {account_id!r} would leave a gap: {head + 1} is expected"
-            self.bad.append((line, reason, _text(state)))
-        elif self._is_stored(account_id, version, state):
+            self._refuse(line, f"version {version} of account {account_id!r} would leave a gap: {head + 1} is expected")
+        elif (is_same := self._is_stored(line)) is None:
+            before = self._lost.add(line)
+            if before == state:
+                self.unchanged += 1
+            elif before is not None:
+                self._refuse(line, f"conflicting duplicate: the file has version {version} before, with other bytes")
+        elif is_same:
             self.unchanged += 1
         else:
             reason = f"conflicting duplicate: version {version} of account {account_id!r} is stored with other bytes"
-            self.bad.append((line, reason, _text(state)))
+            self._refuse(line, reason)
 
-    def _is_stored(self, account_id: str, version: int, state: bytes) -> bool:
-        key = (account_id, version)
+    def _append(self, line: Line, after: bytes) -> None:
+        account_id, version, state = line.account_id, line.version, line.state
+        self._heads[account_id] = (version, after)
+        self._stored[account_id, version] = state
+        self.new.append((account_id, version, line.tag, state, after))
+        if self._dry is not None:
+            self._dry.heads[account_id] = (version, after)
+            self._dry.digests[account_id, version] = _digest(state)
+
+    def _refuse(self, line: Line, reason: str) -> None:
+        self.bad.append((line.number, reason, _text(line.state)))
+
+    def _is_stored(self, line: Line) -> bool | None:
+        """Say whether the store has (or would have) these bytes, None where it has no event of this version."""
+        key = (line.account_id, line.version)
         if key in self._stored:
-            return self._stored[key] == state
-        return self._dry is not None and self._dry.digests.get(key) == _digest(state)
+            return self._stored[key] == line.state
+        if self._dry is not None and key in self._dry.digests:
+            return self._dry.digests[key] == _digest(line.state)
+        return None
 
 
 def _digest(state: bytes) -> bytes:
     return blake2b(state, digest_size=16).digest()
-
-
-def _stored(connection: Connection, lines: list[_Line]) -> dict[tuple[str, int], bytes]:
-    """Return the wire bytes that the store has for the keys of some lines."""
-    if not lines:
-        return {}
-    keys = pl.DataFrame({"account_id": [line[1] for line in lines], "version": [line[2] for line in lines]}).unique()
-    _KEYS.create(connection, checkfirst=False)
-    bulk.insert_rows(connection, _KEYS, keys)
-    state = EVENTS.c.state.cast(LargeBinary)
-    same = (EVENTS.c.originator_id == _KEYS.c.account_id) & (EVENTS.c.originator_version == _KEYS.c.version)
-    statement = select(_KEYS.c.account_id, _KEYS.c.version, state).join_from(_KEYS, EVENTS, same)
-    found = bulk.select_rows(connection, statement, {name: _ROWS[name] for name in ("account_id", "version", "state")})
-    _KEYS.drop(connection)
-    return {(account_id, version): data for account_id, version, data in found.iter_rows()}
 
 
 def _batches(source: FileSource) -> Iterator[list[tuple[int, bytes]]]:
@@ -226,7 +223,7 @@ def _batches(source: FileSource) -> Iterator[list[tuple[int, bytes]]]:
             raise UsageError("the file is empty", where=source.where, next_step="check that it was written whole")
 
 
-def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[BadRow]]:
+def _read(lines: list[tuple[int, bytes]]) -> tuple[list[Line], list[BadRow]]:
     """Return the lines that are events, and those that are none with the reason."""
     decoder = msgspec.json.Decoder(_Key)
     rows: list[tuple[int, str | None, int | None, bytes, None]] = []
@@ -244,13 +241,14 @@ def _read(lines: list[tuple[int, bytes]]) -> tuple[list[_Line], list[BadRow]]:
         (poison.position, f"the line is no event: {poison.reason}", _text(texts[poison.position]))
         for poison in decoded.poison
     ]
-    events: list[_Line] = []
-    for event in decoded.events.select("position", "account_id", "version", "event", "state").iter_rows():
-        problem = _problem(event[-1])
+    events: list[Line] = []
+    columns = decoded.events.select("position", "account_id", "version", "event", "state")
+    for event in map(Line._make, columns.iter_rows()):
+        problem = _problem(event.state)
         if problem is None:
             events.append(event)
         else:
-            bad.append((event[0], problem, _text(event[-1])))
+            bad.append((event.number, problem, _text(event.state)))
     return events, bad
 
 

@@ -33,6 +33,9 @@ class ColumnProfile(msgspec.Struct, frozen=True, kw_only=True):
 class Imported(msgspec.Struct, frozen=True, kw_only=True):
     """The result of an import. Counts are rows of the input; `events` is how many events were appended.
 
+    `restored` of them are events that the ledger had lost, which are not counted as `imported`. `absent` is how many
+    rows of earlier imports of accounts are not in this input.
+
     `rejects` is the file that names every rejected row, None where there is none. `profile` is given by a dry
     run. `ignored_columns` were in the input and mean nothing to the import; `naive_times` counts the times
     without a zone, which were taken in the mapping's timezone.
@@ -46,3 +49,5 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     profile: list[ColumnProfile] | None = None
     ignored_columns: list[str] = []
     naive_times: int = 0
+    restored: int = 0
+    absent: int = 0
