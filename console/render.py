@@ -23,7 +23,7 @@ from console.answer import Answer
 from schemas import format_time
 from schemas.errors import UsageError
 
-__all__ = ["ROWS_SHOWN_MAX", "document", "emit", "form_of", "text"]
+__all__ = ["ROWS_SHOWN_MAX", "document", "emit", "form_of", "need_place", "text"]
 
 ROWS_SHOWN_MAX = 40
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.6fZ"
@@ -62,6 +62,17 @@ def form_of(format: str | None, output: Path | None, *, as_json: bool, formats: 
     if chosen == "parquet" and output is None:
         raise UsageError("Parquet does not go to a terminal or a pipe", next_step="name a file with --output")
     return chosen
+
+
+def need_place(output: Path) -> None:
+    """Let a file pass that can be written where it is named; UsageError for any other, before work is done for it."""
+    nearest = next(place for place in output.absolute().parents if place.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"cannot write the output: {nearest} is no folder", where=str(output))
+    if output.is_dir():
+        raise UsageError("cannot write the output: it is a folder", where=str(output), next_step="name a file in it")
+    if not os.access(nearest, os.W_OK):
+        raise UsageError(f"cannot write the output: {nearest} is not writable", where=str(output))
 
 
 def document(answer: Answer) -> bytes:

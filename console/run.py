@@ -288,9 +288,11 @@ def _check(options: Everywhere, formats: Sequence[str], *, is_rendered: bool) ->
     """Say what cannot be shown before any work is done for it."""
     output = options.output if is_rendered else None
     if options.format is not None or output is not None:
-        from console.render import form_of
+        from console.render import form_of, need_place
 
         form_of(options.format, output, as_json=bool(options.as_json), formats=formats)
+        if output is not None:
+            need_place(output)
 
 
 def _show(answer: Answer, options: Everywhere, *, is_rendered: bool) -> None:

@@ -184,6 +184,15 @@ def test_form_without_a_table_is_refused_before_any_work(
     assert (run("generations", "--data", data, "--json").document, sorted(tmp_path.rglob("*"))) == before
 
 
+@pytest.mark.parametrize("output", ["ledger-data", "ledger-data/ledger.db/x.txt"])
+def test_output_that_cannot_be_written_is_refused_before_any_work(run: Run, data: Path, output: str) -> None:
+    """A folder, or a place below a file, is no output: status 2, and no generation was written."""
+    said = run("rebuild", "--data", data, "--output", output)
+    assert (said.status, said.out) == (2, "")
+    assert "cannot write the output" in said.err
+    assert run("generations", "--data", data, "--json").document["generations"] == []
+
+
 def test_time_without_a_zone_is_said_once(run: Run, data: Path) -> None:
     """--now without a zone is taken in the configured zone and that is said once; a date is its UTC midnight."""
     (data / "ledger-replay.toml").write_text('[import]\ntimezone = "Asia/Shanghai"\n')
