@@ -127,17 +127,20 @@ def _join(parts: pl.LazyFrame, order: str, as_states: list[pl.Expr]) -> pl.LazyF
     """Join parts, in whatever row order, into one row a transaction.
 
     A part is consecutive events of its transaction; `order` is the version of its first, and `as_states` makes it
-    a state. Most transactions have one part, which is its own result, so only the others are sorted and grouped.
+    a state. Most transactions have one part, which is its own result, so only the others are sorted and grouped: by
+    the number of their first row, since numbers are compared faster than two texts.
     """
-    counted = parts.with_columns(_parts=pl.len().over(KEY))
+    counted = parts.with_row_index("_row").with_columns(
+        _parts=pl.len().over(KEY), _group=pl.col("_row").min().over(KEY)
+    )
     alone = counted.filter(pl.col("_parts") == 1).select(as_states)
-    several = counted.filter(pl.col("_parts") > 1).sort(*KEY, order).select(as_states)
+    several = counted.filter(pl.col("_parts") > 1).sort("_group", order).select(*as_states, "_group")
     return pl.concat([alone, _aggregate(_check_meeting(several))])
 
 
 def _check_meeting(ordered: pl.LazyFrame) -> pl.LazyFrame:
     """Add to each part what only shows beside the part in front of it."""
-    follows = pl.all_horizontal(pl.col(name) == pl.col(name).shift(1) for name in KEY).fill_null(value=False)
+    follows = (pl.col("_group") == pl.col("_group").shift(1)).fill_null(value=False)
     previous_status = pl.col("status").shift(1)
     # A repeated recording starts from no status by nature; it is a duplicate, not an illegal change.
     starts_anew = pl.col("first_is_recorded") & pl.col("first_from").is_null()
@@ -170,8 +173,9 @@ def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
     order = pl.col("created_version").cast(pl.Int128) + pl.when(is_recorded).then(0).otherwise(2**63)
     return (
         parts.with_columns(_content=content, _order=order)
-        .group_by(KEY)
+        .group_by("_group")
         .agg(
+            pl.col(KEY).first(),
             pl.col(*_CONTENT, "created_version", "created_position").min_by("_order"),
             # Parts do not overlap, so the last part that says it has the last event that does.
             *(_last_told(name) for name in _TOLD),
@@ -192,8 +196,7 @@ def _aggregate(parts: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _last_told(name: str) -> pl.Expr:
-    is_told = pl.col(name).is_not_null()
-    return pl.col(name).filter(is_told).max_by(pl.col("status_version").filter(is_told))
+    return pl.col(name).max_by(pl.when(pl.col(name).is_not_null()).then("status_version"))
 
 
 def _is_conflicting() -> pl.Expr:
