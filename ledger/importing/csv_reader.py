@@ -3,13 +3,15 @@
 Two readers give the same rows. The fast one is polars', which pads short rows in silence, so it is used only for a
 block whose every line was first found to be one whole row of the right width. Any other block (embedded line
 breaks, a wrong number of fields, stray quotation marks, invalid UTF-8) goes through Python's csv module in strict
-mode, row by row, which names what is wrong with which line.
+mode, row by row, which names what is wrong with which line. A stray quotation mark makes the lines after it look
+like one long field, so where such a row is none, only its first line is rejected and reading goes on at the next.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -24,6 +26,10 @@ BLOCK_BYTES = 16 * 1024 * 1024
 FIRST_BLOCK_BYTES = 64 * 1024
 FIELD_CHARS_MAX = 64 * 1024 * 1024
 SLICE_ROWS = 20_000
+#: A row of more lines is taken for a quotation mark that was never closed, so that none costs more than this to see.
+ROW_LINES_MAX = 1_000
+#: From this width on, a line with as many fields as the header is hardly a line of text.
+TELLING_WIDTH = 4
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -60,6 +66,7 @@ class _Lines:
         self._rest = b""
         self._texts: list[str] | None = None
         self._taken = 0
+        self._back: deque[str] = deque()
 
     def has_block(self) -> bool:
         """Say whether there is anything left, with `block` holding what is left of the block or the next one."""
@@ -69,7 +76,8 @@ class _Lines:
 
     def at_block_end(self) -> bool:
         """Say whether every line of the block was taken."""
-        return not self.block or (self._texts is not None and self._taken == len(self._texts))
+        is_taken = not self.block or (self._texts is not None and self._taken == len(self._texts))
+        return is_taken and not self._back
 
     def drop_block(self, line_count: int) -> None:
         """Count the whole block, which someone else has read, as taken."""
@@ -83,10 +91,18 @@ class _Lines:
             self.block = self.block[len(taken.encode("utf-8", "surrogateescape")) :]
             self._texts = None
 
+    def give_back(self, texts: list[str]) -> None:
+        """Take back the last lines that were taken, to give them again."""
+        self._back.extendleft(reversed(texts))
+        self.line -= len(texts)
+
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
+        if self._back:
+            self.line += 1
+            return self._back.popleft()
         if not self.has_block():
             raise StopIteration
         if self._texts is None:
@@ -184,26 +200,67 @@ def _are_whole_rows(texts: pl.Series, width: int, delimiter: str, pattern: str) 
     return bool((is_plain | has_quote).all()) and bool(texts.filter(has_quote).str.contains(pattern).all())
 
 
+class _RowLines:
+    """The lines of one row as a CSV reader takes them; `texts` are those so far."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self._lines = lines
+        self.texts: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if len(self.texts) >= ROW_LINES_MAX:
+            raise StopIteration
+        text = next(self._lines)
+        self.texts.append(text)
+        return text
+
+
 def _slow(lines: _Lines, header: list[str], delimiter: str) -> Iterator[Batch]:
     """Yield the block, and what follows it in a row that goes on into the next block, row by row."""
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    taken = _RowLines(lines)
+    reader = csv.reader(taken, delimiter=delimiter, strict=True)
     while not lines.at_block_end():
         rows: list[list[str]] = []
         starts: list[int] = []
         bad: list[BadRow] = []
         while len(rows) < SLICE_ROWS and not lines.at_block_end():
+            taken.texts = []
             start = lines.line + 1
             try:
                 row = next(reader, [])
             except csv.Error as error:
-                bad.append((start, _unreadable(start, lines.line, error), None))
+                bad.append((start, _unreadable(error, taken.texts), taken.texts[0].rstrip("\r\n")))
+                lines.give_back(taken.texts[1:])
+                reader = csv.reader(taken, delimiter=delimiter, strict=True)
                 continue
-            if len(row) == len(header):
+            if len(row) == len(header) and not _hides_rows(taken.texts, header, delimiter):
                 rows.append(row)
                 starts.append(start)
+            elif len(row) == len(header):
+                bad += _hidden(start, taken.texts)
             elif row:
                 bad.append((start, _wrong_width(start, lines.line, len(row), len(header)), row))
+                lines.give_back(taken.texts[1:])
         yield _batch(header, rows, starts, bad)
+
+
+def _hides_rows(texts: list[str], header: list[str], delimiter: str) -> bool:
+    """Say whether lines within a row's fields look like rows, as between two stray quotation marks."""
+    separators = len(header) - 1
+    return len(header) >= TELLING_WIDTH and any(
+        text.count(delimiter) == separators and '"' not in text for text in texts[1:-1]
+    )
+
+
+def _hidden(start: int, texts: list[str]) -> list[BadRow]:
+    # To take these lines as rows would let whoever writes a text write transactions; to take them as text would
+    # lose rows. So each is named.
+    last = start + len(texts) - 1
+    reason = f"lines {start} to {last} are one quoted field, with lines that look like rows: a stray quotation mark?"
+    return [(start + place, reason, text.rstrip("\r\n")) for place, text in enumerate(texts)]
 
 
 def _batch(header: list[str], rows: list[list[str]], starts: list[int], bad: list[BadRow]) -> Batch:
@@ -223,16 +280,15 @@ def _columns(header: list[str], rows: list[list[str]]) -> list[pl.Series]:
     return [pl.Series(name, column, dtype=pl.String) for name, column in zip(header, values, strict=True)]
 
 
-def _lines(first: int, last: int) -> str:
-    return f" (lines {first} to {last})" if last > first else ""
-
-
 def _wrong_width(first: int, last: int, found: int, expected: int) -> str:
     what = "too few" if found < expected else "too many"
-    return f"{what} fields: {found}, the header has {expected}{_lines(first, last)}"
+    lines = f" (lines {first} to {last} as one row; the next line is read on its own)" if last > first else ""
+    return f"{what} fields: {found}, the header has {expected}{lines}"
 
 
-def _unreadable(first: int, last: int, error: csv.Error) -> str:
+def _unreadable(error: csv.Error, texts: list[str]) -> str:
     if "unexpected end of data" in str(error):
-        return f"a quotation mark is opened and never closed; nothing after it was read{_lines(first, last)}"
-    return f"the row is not CSV: {error}{_lines(first, last)}"
+        within = f" within {ROW_LINES_MAX} lines" if len(texts) == ROW_LINES_MAX else ""
+        return f"a quotation mark is opened and never closed{within}; the next line is read on its own"
+    after = "" if len(texts) == 1 else f" (in line {len(texts)} of a quoted field; the next line is read on its own)"
+    return f"the row is not CSV: {error}{after}"

@@ -14,7 +14,7 @@ import pytest
 from imports import HEADER, NOW, bring, events_of, rejects_of, row, streams_of, write_csv
 
 from ledger import Store
-from ledger.importing import FileSource, Mapping, TableSource, import_transactions
+from ledger.importing import FileSource, Mapping, TableSource, csv_reader, import_transactions, sources
 from schemas.errors import UsageError
 
 HEAD = ",".join(HEADER).encode()
@@ -95,11 +95,48 @@ def test_a_row_that_is_no_row_is_rejected(line: bytes, reason: str, store: Store
     assert sorted(streams_of(store)) == ["a1"]
 
 
-def test_a_quote_that_is_never_closed_names_all_the_lines_it_took(store: Store, tmp_path: Path):
-    """Lines that were lost to an open quotation mark are named, not passed over."""
-    found = bring(store, _file(tmp_path, b"\n".join([HEAD, LINE, b't2,"a2', LINE, LINE])))
+def test_a_quote_that_is_never_closed_takes_no_other_row(store: Store, tmp_path: Path):
+    """Behind an open quotation mark every line is read on its own."""
+    found = bring(store, _file(tmp_path, b"\n".join([HEAD, LINE, b't2,"a2', LINE.replace(b"t1", b"t3"), LINE])))
     (reject,) = rejects_of(found)
-    assert "(lines 3 to 5)" in reject["reason"]
+    assert (found.imported, found.unchanged, reject["line"]) == (2, 1, 3)
+    assert "never closed" in reject["reason"]
+    assert reject["row"] == '"t2,\\"a2"'
+
+
+STRAY = b'st,ast,credit,completed,10,,"x,,2024-03-01'
+CLOSING = {
+    "quoted field": b't501,a501,credit,completed,10,,"code",,2024-03-01',
+    "empty quoted field": b't501,a501,credit,completed,10,,"",,2024-03-01',
+    "stray close in another column": b't501,a501",credit,completed,10,,,,2024-03-01',
+    "nothing": b"t501,a501,credit,completed,10,,,,2024-03-01",
+}
+
+
+@pytest.mark.parametrize("rows_max", [10, 1000])
+@pytest.mark.parametrize("closing", CLOSING)
+def test_a_stray_quote_takes_no_good_row(
+    closing: str, rows_max: int, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One stray quotation mark among a thousand rows rejects its own line, whatever comes hundreds of lines later."""
+    monkeypatch.setattr(csv_reader, "ROW_LINES_MAX", rows_max)
+    monkeypatch.setattr(
+        sources, "read_csv", lambda stream, **options: csv_reader.read_csv(stream, block_bytes=9_999, **options)
+    )
+    lines = [b"t%d,a%d,credit,completed,10,,,,2024-03-01" % (number, number % 9) for number in range(1000)]
+    lines[11], lines[501] = STRAY, CLOSING[closing]
+    found = bring(store, _file(tmp_path, b"\n".join([HEAD, *lines])))
+    assert (found.imported, [reject["line"] for reject in rejects_of(found)]) == (999, [13])
+
+
+def test_lines_between_two_stray_quotes_are_all_named(store: Store, tmp_path: Path):
+    """Lines that look like rows within one well-formed field are rejected one by one, neither taken nor lost."""
+    lines = [LINE, STRAY, LINE, LINE.replace(b"t1", b"t3"), b'y,a,credit,completed,10,,y",,2024-03-01']
+    found = bring(store, _file(tmp_path, b"\n".join([HEAD, *lines, LINE])))
+    rejects = rejects_of(found)
+    assert [reject["line"] for reject in rejects] == [3, 4, 5, 6]
+    assert all("lines 3 to 6 are one quoted field" in reject["reason"] for reject in rejects)
+    assert (found.imported, found.unchanged) == (1, 1)
 
 
 def test_a_very_long_line_is_read(store: Store, tmp_path: Path):
