@@ -86,8 +86,11 @@ def _without_repeats(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:
     first = records.unique("transaction_id", keep="first", maintain_order=True)
     # A foreign table has only the content of now beside the status of now, so a row may repeat the first content.
     carried = first.drop("status").join(changes.select("transaction_id", "status"), on="transaction_id")
+    # An event of a change has a moment of its own; the transaction was created when its record says.
+    changed = changes.drop("created_at").join(first.select("transaction_id", "created_at"), on="transaction_id")
+    by = [*_KEY, "created_at"]
     left = rows
-    for said, by in ((records, [*_KEY, "created_at"]), (carried, [*_KEY, "created_at"]), (changes, _KEY)):
+    for said in (records, carried, changed):
         left = left.join(said.select(by), on=by, how="anti", nulls_equal=True, maintain_order="left")
     return left
 
@@ -113,8 +116,10 @@ class _History:
         contents = self.said.get(row["status"])
         if not same or contents is None:
             return False
-        # A change of status carries content but not the moment of creation.
-        return (row["created_at"], *content) in (self.first, *contents) or content in contents
+        # A change of status carries content but not the moment of creation, which is the record's.
+        return (row["created_at"], *content) in (self.first, *contents) or (
+            row["created_at"] == self.first[0] and content in contents
+        )
 
 
 def _one_by_one(rows: pl.DataFrame, known: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, int]:

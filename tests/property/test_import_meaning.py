@@ -63,7 +63,9 @@ def _oracle(parts: list[list[dict[str, str]]]) -> tuple[dict[str, list[tuple[Any
                 continue
             same = before["id"] == identity
             contents = before["said"].get(status, [])
-            if same and contents and ((row["created_at"], *said) in [before["first"], *contents] or said in contents):
+            is_of_then = row["created_at"] == before["first"][0]
+            contents = [*contents, before["first"]] if contents else []
+            if same and ((row["created_at"], *said) in contents or (is_of_then and said in contents)):
                 continue
             if same and not contents and is_legal(before["now"], status):
                 moment = max(row["created_at"], moments.get(row["transaction_id"], ""))

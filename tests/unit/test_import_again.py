@@ -164,6 +164,25 @@ def test_a_row_of_a_known_status_may_repeat_what_the_change_said(store: Store, t
     assert bring(store, write_csv(tmp_path / "2.csv", rows)).unchanged == 3
 
 
+@pytest.mark.parametrize("in_one_file", [True, False])
+@pytest.mark.parametrize("code", ["", "late"])
+def test_another_moment_of_creation_is_a_conflict_after_a_change_too(
+    code: str, in_one_file: bool, store: Store, tmp_path: Path
+):
+    """A row in the status of now is unchanged only with the created_at of the transaction's record."""
+    change = row(1, status="completed", business_code=code)
+    rows = [row(1, status="pending"), change]
+    other = change | {"created_at": "2024-03-09"}
+    if in_one_file:
+        found = bring(store, write_csv(tmp_path / "1.csv", [*rows, change, other]))
+    else:
+        bring(store, write_csv(tmp_path / "1.csv", rows))
+        found = bring(store, write_csv(tmp_path / "2.csv", [*rows, change, other]))
+    (reject,) = rejects_of(found)
+    assert (reject["line"], reject["column"]) == (5, "created_at")
+    assert "another created_at" in reject["reason"]
+
+
 def test_rejected_duplicates_do_not_depend_on_where_the_import_was_killed(store: Store, tmp_path: Path):
     """A transaction in two accounts belongs to the first row's account, now and at the next import."""
     rows = [row(number, transaction_id="t", account_id=f"a{number}") for number in range(20)]
