@@ -35,6 +35,8 @@ BAD = {
     "float": ({"amount": "10.0"}, "amount", "set [import] amount_scale"),
     "exponent": ({"amount": "1e3"}, "amount", "an integer above zero: '1e3'"),
     "word": ({"amount": "ten"}, "amount", "an integer above zero: 'ten'"),
+    "digits of another script": ({"amount": "\u0663"}, "amount", "set [import] amount_scale"),
+    "a time of another script": ({"created_at": "\u0662024-03-01T12:00:00Z"}, "created_at", "is no time"),
     "past int64": ({"amount": str(2**63)}, "amount", "is past 9223372036854775807"),
     "far past int64": ({"amount": "9" * 60}, "amount", "is past 9223372036854775807"),
     "no transaction": ({"transaction_id": ""}, "transaction_id", "transaction_id is missing"),
@@ -101,6 +103,8 @@ SCALED = [
     (2, "0.01", 1),
     (2, "92233720368547758.07", 2**63 - 1),
     (2, "92233720368547758.08", None),
+    (2, "\u0663.00", None),
+    (2, "3.\u0660\u0660", None),
 ]
 
 
