@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
@@ -30,10 +30,13 @@ __all__ = ["export_events", "import_events"]
 BATCH_LINES = 50_000
 
 
-def export_events(store: Store, file: Path | str, progress: Progress | None = None) -> int:
+def export_events(
+    store: Store, file: Path | str, progress: Progress | None = None, without: Collection[str] = ()
+) -> int:
     """Write every event of the store, at one moment, and return how many; "-" is standard output.
 
-    A file is written beside its name and then renamed, so a file of that name is whole.
+    Events of the accounts in `without` are left out, unread; `progress` counts them too. A file is written beside
+    its name and then renamed, so a file of that name is whole.
 
     Raises:
         PoisonEventError: an event's bytes hold a line break, so they are no line.
@@ -41,8 +44,10 @@ def export_events(store: Store, file: Path | str, progress: Progress | None = No
     """
     with _output(file) as output, store.snapshot() as connection:
         head = store.head(connection)
-        done = 0
-        for raw in store.read(connection, until=head):
+        done = written = 0
+        left_out = pl.DataFrame({"account_id": list(without)}, schema={"account_id": pl.String()})
+        for batch in store.read(connection, until=head):
+            raw = batch.join(left_out, on="account_id", how="anti", maintain_order="left") if without else batch
             broken = raw.filter(pl.col("state").bin.contains(b"\n"))
             if broken.height:
                 raise PoisonEventError(
@@ -50,11 +55,13 @@ def export_events(store: Store, file: Path | str, progress: Progress | None = No
                     where=f"position {broken['position'][0]}, account {broken['account_id'][0]!r}",
                     next_step="see what `verify` says about the account",
                 )
-            output.write(b"\n".join([*raw["state"].to_list(), b""]))
-            done += raw.height
+            if raw.height:
+                output.write(b"\n".join([*raw["state"].to_list(), b""]))
+            done += batch.height
+            written += raw.height
             if progress is not None:
                 progress(done, None)
-    return done
+    return written
 
 
 @contextmanager

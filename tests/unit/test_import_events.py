@@ -122,6 +122,17 @@ def test_an_event_that_is_no_line_is_not_exported(store: Store, tmp_path: Path):
     assert not list(tmp_path.glob("e.jsonl*"))
 
 
+def test_accounts_can_be_left_out_of_an_export(store: Store, tmp_path: Path):
+    """Events of the named accounts are not exported, whatever their bytes are, and are not counted."""
+    with store.appending() as connection:
+        store.append_rows(connection, store_rows([*account_stream("a", 2), *account_stream("b", 3)]))
+        connection.execute(EVENTS.update().where(EVENTS.c.id == 2).values(state=b"{\n}"))
+    assert export_events(store, tmp_path / "e.jsonl", without=["a", "none"]) == 3
+    assert (tmp_path / "e.jsonl").read_bytes().splitlines() == [encode(event) for event in account_stream("b", 3)]
+    assert export_events(store, tmp_path / "e.jsonl", without={"a", "b"}) == 0
+    assert (tmp_path / "e.jsonl").read_bytes() == b""
+
+
 def test_files_that_cannot_be_used_are_bad_usage(store: Store, tmp_path: Path):
     """An empty or missing file, or a folder that is not there, is one line."""
     with pytest.raises(UsageError, match="the file is empty"):
