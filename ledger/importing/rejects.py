@@ -26,7 +26,8 @@ REJECT_SCHEMA = pl.Schema(
 class Rejects:
     """Writes rejects as CSV to a name beside `path`, which becomes `path` when the import has ended well.
 
-    No file is made where no row was rejected. Memory does not grow with rejects.
+    No file is made where no row was rejected, and one of an earlier import that is there by that name goes. Memory
+    does not grow with rejects.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,12 +59,25 @@ class Rejects:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if not self.count:
-            return
-        if kind is None:
+        if kind is not None:
+            if self.count:
+                self._partial.unlink(missing_ok=True)
+        elif self.count:
             self._partial.replace(self.path)
         else:
-            self._partial.unlink(missing_ok=True)
+            self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Remove a rejects file of before, which would pass for this import's; no other file."""
+        try:
+            with self.path.open("rb") as file:
+                is_ours = file.readline().rstrip(b"\r\n") == ",".join(REJECT_SCHEMA).encode()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+        except OSError as error:
+            raise UsageError(f"cannot read the rejects file of before: {error}", where=str(self.path)) from error
+        if is_ours:
+            self.path.unlink(missing_ok=True)
 
 
 def row_json(names: list[str]) -> pl.Expr:

@@ -314,6 +314,20 @@ def test_the_rejects_file_that_cannot_be_written_is_bad_usage(store: Store, tmp_
         import_transactions(store, FileSource(path), now=NOW, rejects=tmp_path / "taken" / "r.csv")
 
 
+def test_an_old_rejects_file_does_not_outlive_a_clean_import(store: Store, tmp_path: Path):
+    """After an import without rejects there is no rejects file of its name, but a file of another kind stays."""
+    path = write_csv(tmp_path / "t.csv", [row(1), row(2, amount="0")])
+    rejects = tmp_path / "t.csv.rejects.csv"
+    assert bring(store, path).rejects == rejects
+    assert rejects.exists()
+    write_csv(path, [row(1)])
+    assert bring(store, path).rejects is None
+    assert not rejects.exists()
+    rejects.write_text("a note\n")
+    bring(store, path)
+    assert rejects.read_text() == "a note\n"
+
+
 def test_progress_counts_rows_read_and_then_done(store: Store, tmp_path: Path):
     """Progress is called while reading without a total, and while appending up to it."""
     calls: list[tuple[int, int | None]] = []
