@@ -15,7 +15,7 @@ __all__ = ["LINE", "BadRow", "Batch", "bad_rows"]
 #: Line, reason, and whatever was read of the row.
 BadRow = tuple[int, str, str | list[str] | None]
 
-#: The column of line numbers; no column of a file can have this name, since readers refuse it.
+#: The column of line numbers; a column of the input with this name gets another one from its reader.
 LINE = "line"
 
 
