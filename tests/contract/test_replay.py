@@ -413,7 +413,7 @@ class ReplayContract:
             lambda: history(store, "nobody"),
             lambda: verify(store, account_id="nobody", now=NOW),
         ):
-            with pytest.raises(UsageError, match="no account nobody"):
+            with pytest.raises(UsageError, match="no account 'nobody'"):
                 ask()
 
 
