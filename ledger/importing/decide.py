@@ -38,21 +38,29 @@ class Decided(NamedTuple):
 
 
 def decide(
-    rows: pl.DataFrame, known: pl.DataFrame, *, owners: pl.DataFrame, broken: pl.DataFrame, now: datetime
+    rows: pl.DataFrame,
+    known: pl.DataFrame,
+    *,
+    owners: pl.DataFrame,
+    broken: pl.DataFrame,
+    openings: pl.DataFrame,
+    now: datetime,
 ) -> Decided:
     """Decide the rows (`ROW_SCHEMA`) of some accounts.
 
     `known`: every known event of the rows' transactions in these accounts (`known.KNOWN_SCHEMA`). `owners`:
     `transaction_id`, `owner` where that is perhaps not the row's account. `broken`: `account_id`, `problem`.
+    `openings`: `account_id`, `opening_at`, the moment of an opening balance, in which everything before it is.
     """
     rest, refused = _accepted(rows, owners, broken)
-    left = _without_repeats(rest, known)
     known_ids = known["transaction_id"].unique().implode()
+    rest, early = _since_opening(rest, openings, known_ids)
+    left = _without_repeats(rest, known)
     contested = left["transaction_id"].is_duplicated() | left["transaction_id"].is_in(known_ids)
     fresh = left.filter(~contested).with_columns(from_status=pl.lit(None, pl.String), order_at="created_at")
     several = left.filter(contested).sort(LINE)
     new, conflicts, repeats = _one_by_one(several, known)
-    rejects = pl.concat([as_rejects(part, "", pl.col("reason")) for part in (refused, conflicts)])
+    rejects = pl.concat([as_rejects(part, "", pl.col("reason")) for part in (refused, early, conflicts)])
     events = _events(pl.concat([fresh, several.join(new, on=LINE, how="inner")]), now)
     return Decided(events, rejects, rest.height - left.height + repeats)
 
@@ -76,6 +84,22 @@ def _accepted(rows: pl.DataFrame, owners: pl.DataFrame, broken: pl.DataFrame) ->
     judged = joined.with_columns(reason=reason, column=column).drop("problem", "owner")
     is_refused = judged["reason"].is_not_null()
     return judged.filter(~is_refused).drop("reason", "column"), judged.filter(is_refused)
+
+
+def _since_opening(
+    rows: pl.DataFrame, openings: pl.DataFrame, known_ids: pl.Series
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows less those of new transactions that an opening balance has counted, and these with `reason`."""
+    if openings.is_empty():
+        nothing = pl.lit(None, pl.String)
+        return rows, rows.clear().with_columns(reason=nothing, column=nothing)
+    judged = rows.join(openings, on="account_id", how="left", maintain_order="left")
+    is_early = (pl.col("created_at") < pl.col("opening_at")).fill_null(False)
+    is_counted = judged.select(is_early & ~pl.col("transaction_id").is_in(known_ids)).to_series()
+    at_text = pl.col("opening_at").dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    reason = pl.format("before the opening balance of account '{}' at {}, which has counted it", "account_id", at_text)
+    early = judged.filter(is_counted).with_columns(reason=reason, column=pl.lit("created_at"))
+    return judged.filter(~is_counted).drop("opening_at"), early.drop("opening_at")
 
 
 def _without_repeats(rows: pl.DataFrame, known: pl.DataFrame) -> pl.DataFrame:

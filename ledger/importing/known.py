@@ -18,9 +18,13 @@ from ledger.importing.streams import PROBLEM_SCHEMA, Streams
 from ledger.store import Store
 from schemas import Decoded, decode_batch
 from schemas.columns import RAW_SCHEMA, UTC_MICROSECONDS
-from schemas.events import TransactionRecorded
+from schemas.events import AccountOpened, TransactionRecorded
 
-__all__ = ["KNOWN_SCHEMA", "PAIR_SCHEMA", "Known", "id_hash"]
+__all__ = ["HOLD", "KNOWN_SCHEMA", "OPENING", "OPENING_REASON", "PAIR_SCHEMA", "Known", "id_hash", "is_opening"]
+
+#: The transactions of an account's opening are named by these and the account; why it was opened says the third.
+OPENING, HOLD = "opening:", "opening-hold:"
+OPENING_REASON = "opening balance"
 
 #: One event of a known transaction; `status` is the one it went to, `created_at` the moment it is effective.
 KNOWN_SCHEMA = pl.Schema(
@@ -39,8 +43,10 @@ KNOWN_SCHEMA = pl.Schema(
         "created_at": UTC_MICROSECONDS,
     }
 )
+OPENING_SCHEMA = pl.Schema({"account_id": pl.String(), "opening_at": UTC_MICROSECONDS})
 PAIR_SCHEMA = pl.Schema({"transaction_hash": pl.UInt64(), "account_hash": pl.UInt64()})
-_DETAILS = ("transaction_id", "related_transaction_id", "business_code", "order_id", "metadata")
+_DETAILS = ("transaction_id", "related_transaction_id", "business_code", "order_id", "metadata", "reason")
+_OPENED = str(AccountOpened.__struct_config__.tag)
 _RECORDED = str(TransactionRecorded.__struct_config__.tag)
 _HEADS = {name: RAW_SCHEMA[name] for name in ("account_id", "version", "chain")}
 
@@ -54,13 +60,24 @@ def id_hash(column: str) -> pl.Expr:
     return pl.col(column).hash(0)
 
 
+def is_opening() -> pl.Expr:
+    """Whether an event is of an opening balance: what its account was before that moment is in it."""
+    transaction = pl.col("transaction_id")
+    return (
+        (transaction == pl.lit(OPENING) + pl.col("account_id"))
+        | (transaction == pl.lit(HOLD) + pl.col("account_id"))
+        | ((pl.col("event") == _OPENED) & (pl.col("reason") == OPENING_REASON))
+    ).fill_null(False)
+
+
 class Known:
     """What the store holds about a file, as of `position`; `epoch` goes up whenever others have changed that.
 
     `pairs`: `transaction_hash` and `account_hash` (UInt64) of every row of the file. `accounts`: `account_id`,
     each of the file's once. `heads`: `account_id`, `version`, `chain`. `broken`: `account_id`, `problem` of those
     whose stream cannot be continued. `owners`: `transaction_id`, `owner` of those that are known in an account
-    other than the file says. `watch` is called with every decoded batch.
+    other than the file says. `openings`: `account_id`, `opening_at` of those that began with an opening balance.
+    `watch` is called with every decoded batch.
     """
 
     def __init__(
@@ -77,6 +94,7 @@ class Known:
         self.heads = pl.DataFrame(schema=_HEADS)
         self.broken = pl.DataFrame(schema=PROBLEM_SCHEMA)
         self.owners = pl.DataFrame(schema={"transaction_id": pl.String(), "owner": pl.String()})
+        self.openings = pl.DataFrame(schema=OPENING_SCHEMA)
         self._pairs = pairs
         self._hashes = pairs.select("transaction_hash").unique()
         # A transaction that the file has in two accounts is known in another one for at least one of them.
@@ -126,6 +144,7 @@ class Known:
     def _decoded(self, raw: pl.DataFrame) -> pl.DataFrame:
         decoded = decode_batch(raw, _DETAILS)
         self._note_poison(decoded)
+        self._note_openings(decoded.events)
         if self._watch is not None:
             self._watch(decoded.events)
         return decoded.events
@@ -154,6 +173,12 @@ class Known:
         found = pl.concat([elsewhere, spread]).select("transaction_id", owner="account_id", position="position")
         owners = pl.concat([self.owners, found.sort("position").drop("position")])
         self.owners = owners.unique("transaction_id", keep="first", maintain_order=True)
+
+    def _note_openings(self, events: pl.DataFrame) -> None:
+        found = events.filter(is_opening()).select("account_id", opening_at="effective_at")
+        if found.height:
+            openings = pl.concat([self.openings, self._of_file(found)])
+            self.openings = openings.group_by("account_id").agg(pl.col("opening_at").max())
 
     def _note_poison(self, decoded: Decoded) -> None:
         if decoded.poison:

@@ -2,7 +2,8 @@
 
 An account's opening is `account.opened`, a completed credit (a debit where the balance is below zero) named
 `opening:<account>`, a frozen debit named `opening-hold:<account>` for what is frozen, and its lock or closing, all
-effective at one moment. They go in together, so the same import again finds them known.
+effective at one moment, but a lock at the moment that its row says. They go in together, so the same import again
+finds them known.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from ledger.importing.known import Known
+from ledger.importing.known import HOLD, OPENING, OPENING_REASON, Known
 from ledger.importing.rejects import REJECT_SCHEMA, as_rejects
 from ledger.importing.result import Progress
 from ledger.importing.staging import folder_for_staging
@@ -26,7 +27,6 @@ __all__ = ["BUSINESS_CODE", "Opened", "append_openings"]
 
 BUSINESS_CODE = "opening"
 ACCOUNTS_PER_APPEND = 50_000
-_OPENING, _HOLD = "opening:", "opening-hold:"
 _STATUS_EVENTS = {"locked": "account.locked", "closed": "account.closed"}
 _AGAINST = {"account.locked", "account.unlocked", "account.closed"}
 
@@ -87,8 +87,8 @@ class _Streams:
         ours = events.join(self._accounts, on="account_id", how="semi")
         if ours.is_empty():
             return
-        is_opening = pl.col("transaction_id") == pl.lit(_OPENING) + pl.col("account_id")
-        is_hold = pl.col("transaction_id") == pl.lit(_HOLD) + pl.col("account_id")
+        is_opening = pl.col("transaction_id") == pl.lit(OPENING) + pl.col("account_id")
+        is_hold = pl.col("transaction_id") == pl.lit(HOLD) + pl.col("account_id")
         is_other = pl.col("transaction_id").is_not_null() & ~is_opening & ~is_hold
         signed = pl.when(pl.col("type") == "debit").then(-pl.col("amount")).otherwise(pl.col("amount"))
         first = ours.sort("version").group_by("account_id")
@@ -142,7 +142,7 @@ def _reason(at: datetime) -> pl.Expr:
         | (pl.col("hold").fill_null(0) != pl.col("frozen_amount"))
         | (pl.col("opening_at") != moment(at)).fill_null(False)
     )
-    longest = ID_LENGTH_MAX - len(_HOLD)
+    longest = ID_LENGTH_MAX - len(HOLD)
     return (
         pl.when(pl.col("problem").is_not_null())
         .then(pl.format("the stream of account '{}' cannot be continued: {}", "account_id", "problem"))
@@ -164,12 +164,12 @@ def _events(rows: pl.DataFrame, at: datetime, now: datetime) -> pl.DataFrame:
     kind = pl.when(pl.col("balance") < 0).then(pl.lit("debit")).otherwise(pl.lit("credit"))
     recorded = pl.lit("transaction.recorded")
     parts = [
-        _part(rows.filter(pl.col("head").is_null()), 0, event=pl.lit("account.opened")),
+        _part(rows.filter(pl.col("head").is_null()), 0, event=pl.lit("account.opened"), reason=pl.lit(OPENING_REASON)),
         _part(
             rows.filter(~is_known & (pl.col("balance") != 0)),
             1,
             event=recorded,
-            transaction_id=pl.lit(_OPENING) + pl.col("account_id"),
+            transaction_id=pl.lit(OPENING) + pl.col("account_id"),
             type=kind,
             amount=pl.col("balance").abs(),
             to_status=pl.lit("completed"),
@@ -179,7 +179,7 @@ def _events(rows: pl.DataFrame, at: datetime, now: datetime) -> pl.DataFrame:
             rows.filter(~is_known & (pl.col("frozen_amount") > 0)),
             2,
             event=recorded,
-            transaction_id=pl.lit(_HOLD) + pl.col("account_id"),
+            transaction_id=pl.lit(HOLD) + pl.col("account_id"),
             type=pl.lit("debit"),
             amount=pl.col("frozen_amount"),
             to_status=pl.lit("frozen"),
@@ -190,11 +190,13 @@ def _events(rows: pl.DataFrame, at: datetime, now: datetime) -> pl.DataFrame:
             3,
             event=pl.col("status").replace_strict(_STATUS_EVENTS, default=None, return_dtype=pl.String),
             reason=pl.lit(BUSINESS_CODE),
+            # Whoever compares the live rows compares the moment of a lock too.
+            effective_at=pl.when(pl.col("status") == "locked").then("locked_at"),
         ),
     ]
     return (
         pl.concat(parts)
-        .with_columns(effective_at=moment(at), recorded_at=moment(now))
+        .with_columns(effective_at=pl.col("effective_at").fill_null(moment(at)), recorded_at=moment(now))
         .sort("account_id", "place")
         .select("account_id", *NEW_EVENT_COLUMNS)
     )
@@ -203,4 +205,5 @@ def _events(rows: pl.DataFrame, at: datetime, now: datetime) -> pl.DataFrame:
 def _part(rows: pl.DataFrame, place: int, **columns: pl.Expr) -> pl.DataFrame:
     texts = [name for name in NEW_EVENT_COLUMNS if name not in ("effective_at", "recorded_at", "amount")]
     empty = {name: pl.lit(None, pl.String) for name in texts} | {"amount": pl.lit(None, pl.Int64)}
+    empty["effective_at"] = pl.lit(None, UTC_MICROSECONDS)
     return rows.select("account_id", place=pl.lit(place), **(empty | columns))

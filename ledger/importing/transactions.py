@@ -179,7 +179,14 @@ class _Work:
         # What the ledger says about a transaction's account is stronger than what the file says first.
         owners = pl.concat([self.known.owners, self.owners])
         owners = owners.unique("transaction_id", keep="first", maintain_order=True)
-        decided = decide(rows, self.known.events(group), owners=owners, broken=self.known.broken, now=self.now)
+        decided = decide(
+            rows,
+            self.known.events(group),
+            owners=owners,
+            broken=self.known.broken,
+            openings=self.known.openings,
+            now=self.now,
+        )
         finish = numbered if self.dry_run else stored_rows
         return _Ready(decided, finish(decided.events, self.known.heads), epoch)
 

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from ledger import Ledger, Store
 from ledger.importing import FileSource, Imported, Mapping, import_accounts
 from ledger.tables import IMPORTED_ACCOUNTS
+from replay import drift
 from schemas.errors import UsageError
 
 HEADER = ["account_id", "balance", "frozen_amount", "status", "locked_at"]
@@ -159,6 +160,43 @@ def test_an_opening_never_counts_history_twice(store: Store, tmp_path: Path):
     (reject,) = rejects_of(found)
     assert "count them twice" in reject["reason"]
     assert Ledger(store).account("new").balance == 20
+
+
+@pytest.mark.parametrize(("balance", "frozen"), [(100, 0), (0, 5), (0, 0)])
+def test_a_row_before_the_opening_balance_is_rejected(balance: int, frozen: int, store: Store, tmp_path: Path):
+    """What happened before an opening balance is in it, so a later import of such rows is refused; others go in."""
+    _bring(store, tmp_path, [_row("a", balance, frozen), _row("b", 7)], as_opening_at=T)
+    early = row(1, account_id="a", created_at="2023-12-31T23:59:59.999999Z")
+    at, other = row(2, account_id="a", created_at="2024-01-01"), row(3, account_id="c", created_at="2023-12-01")
+    found = bring(store, write_csv(tmp_path / "t.csv", [early, at, other]))
+    (reject,) = rejects_of(found)
+    assert (found.imported, reject["line"], reject["column"]) == (2, 2, "created_at")
+    assert "before the opening balance of account 'a' at 2024-01-01T00:00:00Z" in reject["reason"]
+    assert Ledger(store).account("a").balance == balance + 10
+    assert bring(store, write_csv(tmp_path / "t.csv", [early, at, other])).unchanged == 2
+
+
+def test_an_account_that_history_opened_takes_older_rows(store: Store, tmp_path: Path):
+    """Without an opening balance a later import may bring older rows."""
+    bring(store, write_csv(tmp_path / "1.csv", [row(1, account_id="a")]))
+    old = row(2, account_id="a", created_at="2020-01-01")
+    assert bring(store, write_csv(tmp_path / "2.csv", [old])).imported == 1
+
+
+def test_a_locked_opening_is_what_the_live_table_has(store: Store, tmp_path: Path):
+    """An opening's lock is effective when the row says, else at the opening, so that the same rows do not drift."""
+    rows = [_row("a", 5, 0, "locked", "2023-11-05T01:02:03.000004Z"), _row("b", 5, 0, "locked"), _row("c", 1, 1)]
+    _bring(store, tmp_path, rows, as_opening_at=T)
+    assert [event.effective_at for event in events_of(store, "a")] == [
+        T,
+        T,
+        datetime(2023, 11, 5, 1, 2, 3, 4, tzinfo=UTC),
+    ]
+    assert {event.effective_at for event in events_of(store, "b")} == {T}
+    _bring(store, tmp_path, rows)
+    assert drift(store).verdict == "EQUAL"
+    again = _bring(store, tmp_path, rows, as_opening_at=T)
+    assert (again.unchanged, again.events) == (3, 0)
 
 
 @pytest.mark.parametrize(
