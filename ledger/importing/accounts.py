@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 import polars as pl
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from ledger import bulk
 from ledger.importing import values
@@ -22,6 +22,7 @@ from ledger.importing.values import Check
 from ledger.store import Store
 from ledger.tables import IMPORTED_ACCOUNTS
 from schemas.columns import UTC_MICROSECONDS
+from schemas.errors import UsageError
 
 __all__ = ["ACCOUNT_SCHEMA", "import_accounts"]
 
@@ -49,23 +50,30 @@ def import_accounts(
     mapping: Mapping | None = None,
     now: datetime,
     as_opening_at: datetime | None = None,
+    replace: bool = False,
     dry_run: bool = False,
     rejects: Path,
     progress: Progress | None = None,
 ) -> Imported:
     """Import account rows: into `imported_accounts`, or with `as_opening_at` as opening balances, which are events.
 
-    The second row of an account is unchanged if it says the same, else a reject. Memory grows with the accounts.
+    The second row of an account is unchanged if it says the same, else a reject. Rows of earlier imports whose
+    account the input does not name are counted as `absent`; with `replace` they are removed in the same transaction.
+    Memory grows with the accounts.
 
     Raises:
-        UsageError: the input is unreadable or empty, or lacks a column that every account has.
+        UsageError: the input is unreadable or empty, or lacks a column that every account has; or `replace` is asked
+            for openings, which are events.
     """
+    if replace and as_opening_at is not None:
+        raise UsageError("opening balances are events, and replace nothing", next_step="leave one of the two away")
     mapping = mapping or Mapping()
     profiler = Profiler(wanted=dry_run)
     ignored: set[str] = set()
-    naive = 0
+    naive = absent = 0
     names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
     parts = [pl.DataFrame(schema=ACCOUNT_SCHEMA)]
+    named = pl.DataFrame(schema={"account_id": pl.String()})
     with Rejects(rejects) as refused:
         for index, batch in enumerate(read_ahead(source.batches(delimiter=mapping.delimiter))):
             if index == 0 and source.has_header:
@@ -74,6 +82,9 @@ def import_accounts(
             refused.add(batch.bad)
             profiler.add(batch.rows)
             if batch.rows.height:
+                # An account whose row is rejected is in the input all the same.
+                account_ids = values.pick(batch.rows, ("account_id",), mapping).select("account_id")
+                named = pl.concat([named, account_ids]).unique()
                 good, bad, naive_count = _check(batch, mapping)
                 parts.append(good)
                 refused.add(bad)
@@ -81,7 +92,7 @@ def import_accounts(
         rows, repeats, conflicts = _distinct(pl.concat(parts))
         refused.add(conflicts)
         if as_opening_at is None:
-            imported, unchanged = _keep(store, rows, dry_run=dry_run)
+            imported, unchanged, absent = _keep(store, rows, named, replace=replace, dry_run=dry_run)
             events = 0
         else:
             opened = append_openings(store, rows, at=as_opening_at, now=now, dry_run=dry_run, progress=progress)
@@ -96,6 +107,7 @@ def import_accounts(
         profile=profiler.profile() if dry_run else None,
         ignored_columns=sorted(ignored),
         naive_times=naive,
+        absent=absent,
     )
 
 
@@ -138,8 +150,13 @@ def _distinct(rows: pl.DataFrame) -> tuple[pl.DataFrame, int, pl.DataFrame]:
     return first, others.height - contrary.height, as_rejects(contrary, "account_id", reason)
 
 
-def _keep(store: Store, rows: pl.DataFrame, *, dry_run: bool) -> tuple[int, int]:
-    """Write the rows that are new or different; return how many those are and how many were the same."""
+def _keep(
+    store: Store, rows: pl.DataFrame, named: pl.DataFrame, *, replace: bool, dry_run: bool
+) -> tuple[int, int, int]:
+    """Write the rows that are new or different; return how many those are, how many were the same, and the absent.
+
+    `named`: the `account_id` of every row of the input. With `replace` the rows of all other accounts are removed.
+    """
     wire_time = pl.col("locked_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
     table = rows.drop(LINE).with_columns(locked_at=wire_time)
     schema = {column.name: table.schema[column.name] for column in IMPORTED_ACCOUNTS.columns}
@@ -147,6 +164,10 @@ def _keep(store: Store, rows: pl.DataFrame, *, dry_run: bool) -> tuple[int, int]
         # A time without microseconds is null text to some drivers; compared as text it is exact.
         before = bulk.select_rows(connection, select(*IMPORTED_ACCOUNTS.columns), schema)
         changed = table.join(before, on=["account_id", *_CONTENT], how="anti", nulls_equal=True)
+        absent = before.join(named, on="account_id", how="anti")["account_id"].to_list()
         if not dry_run:
             bulk.upsert_rows(connection, IMPORTED_ACCOUNTS, changed.select(list(schema)))
-    return changed.height, table.height - changed.height
+            for start in range(0, len(absent) if replace else 0, bulk.KEYS_PER_QUERY):
+                keys = absent[start : start + bulk.KEYS_PER_QUERY]
+                connection.execute(delete(IMPORTED_ACCOUNTS).where(IMPORTED_ACCOUNTS.c.account_id.in_(keys)))
+    return changed.height, table.height - changed.height, len(absent)

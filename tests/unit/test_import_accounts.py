@@ -90,6 +90,27 @@ def test_a_bad_row_is_rejected(bad, column: str, reason: str, store: Store, tmp_
         assert reason in reject["reason"]
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("replace", [True, False])
+def test_rows_that_the_file_lacks_are_counted_and_removed_on_request(
+    replace: bool, dry_run: bool, store: Store, tmp_path: Path
+):
+    """Rows of earlier imports that are not in the file are counted, and go with `replace`; a rejected row is in it."""
+    assert _bring(store, tmp_path, [_row(name, 1) for name in "abcd"]).absent == 0
+    rows = [_row("a", 1), _row("b", "x"), _row("e", 5)]
+    found = _bring(store, tmp_path, rows, replace=replace, dry_run=dry_run)
+    assert (found.imported, found.unchanged, found.rejected, found.absent) == (1, 1, 1, 2)
+    gone = "cd" if replace and not dry_run else ""
+    new = "" if dry_run else "e"
+    assert [each[0] for each in _kept(store)] == [name for name in "abcd" if name not in gone] + list(new)
+
+
+def test_openings_replace_nothing(store: Store, tmp_path: Path):
+    """Opening balances are events, so a request to replace rows with them is bad usage."""
+    with pytest.raises(UsageError, match="replace nothing"):
+        _bring(store, tmp_path, [_row("a", 1)], as_opening_at=T, replace=True)
+
+
 def test_a_missing_column_is_bad_usage(store: Store, tmp_path: Path):
     """A file without balances is no accounts table."""
     path = write_csv(tmp_path / "t.csv", [{"account_id": "a"}], ["account_id"])
