@@ -118,6 +118,7 @@ def _check(batch: Batch, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, 
     points = {column: values.whole(column, mapping.amount_scale) for column in ("balance", "frozen_amount")}
     read = picked.with_columns(
         locked_at_moment=locked.moments,
+        locked_at_problem=locked.problems,
         status_value=status,
         **{f"{column}_value": value for column, value in points.items()},
     )

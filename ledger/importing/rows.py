@@ -63,7 +63,8 @@ def check_transactions(batch: Batch, mapping: Mapping) -> Checked:
         type_value=kind,
         status_value=status,
         amount_value=magnitude,
-        **{f"{column}_moment": moments for column, (moments, _) in times.items()},
+        **{f"{column}_moment": time.moments for column, time in times.items()},
+        **{f"{column}_problem": time.problems for column, time in times.items()},
     )
     checks = [
         *values.id_checks("transaction_id"),

@@ -207,60 +207,111 @@ def amount_checks(column: str, scale: int | None, *, signed: bool) -> list[Check
 
 
 class Times(NamedTuple):
-    """`moments` in UTC, null where the text is absent or unreadable; `naive_count` of them had no zone."""
+    """`moments` in UTC, null where the text is absent or means no moment; `naive_count` of the texts had no zone.
+
+    `problems` says what is wrong with a local time that the zone's clocks skipped or showed twice, else null.
+    """
 
     moments: pl.Series
     naive_count: int
+    problems: pl.Series
 
 
 def times(texts: pl.Series, zone: ZoneInfo) -> Times:
     """Return the moments that ISO 8601 texts mean; digits past microseconds are cut off."""
     if texts.null_count() == len(texts):
-        return Times(texts.cast(UTC_MICROSECONDS), 0)
-    stripped = texts.str.strip_chars()
-    frame = stripped.to_frame("text").select(
-        "text", plain=pl.col("text").str.contains(_FAST_TIME), zoned=pl.col("text").str.contains(_ZONED)
-    )
+        return Times(texts.cast(UTC_MICROSECONDS), 0, texts.cast(pl.String))
+    frame = texts.str.strip_chars().to_frame("text")
+    frame = frame.with_columns(
+        plain=pl.col("text").str.contains(_FAST_TIME), zoned=pl.col("text").str.contains(_ZONED)
+    ).with_columns(_plain_times(zone))
+    naive = frame.select((pl.col("plain") & ~pl.col("zoned")).sum()).item()
+    # Other forms of ISO 8601 (dates, offsets without a colon, no seconds) are rarer and go one by one.
+    others = frame.filter(~pl.col("plain"))["text"]
+    if others.len():
+        read = {text: _time(text, zone) for text in others.unique().to_list()}
+        naive += sum(read[text].is_naive for text in others.to_list())
+        slow = pl.DataFrame(
+            {
+                "text": list(read),
+                "slow_moment": pl.Series([time.moment for time in read.values()], dtype=UTC_MICROSECONDS),
+                "slow_problem": pl.Series([time.problem for time in read.values()], dtype=pl.String),
+            }
+        )
+        frame = frame.join(slow, on="text", how="left", maintain_order="left").with_columns(
+            moment=pl.coalesce("moment", "slow_moment"), problem=pl.coalesce("problem", "slow_problem")
+        )
+    in_range = pl.when(pl.col("moment").is_between(_FIRST, _LAST)).then("moment")
+    return Times(frame.select(in_range).to_series(), naive, frame["problem"])
+
+
+def _plain_times(zone: ZoneInfo) -> list[pl.Expr]:
+    """The `moment` and the `problem` of `text`, where it is `plain` and perhaps `zoned`."""
     utc = (
         pl.when("zoned")
         .then("text")
         .otherwise(pl.col("text") + "Z")
         .str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
     )
-    local = utc.dt.replace_time_zone(None).dt.replace_time_zone(zone.key, ambiguous="earliest", non_existent="null")
-    moment = pl.when("zoned").then(utc).otherwise(local.dt.convert_time_zone("UTC") if zone.key != "UTC" else utc)
-    moments = frame.select(moment=pl.when("plain").then(moment)).to_series()
-    naive = frame.select((pl.col("plain") & ~pl.col("zoned")).sum()).item()
-    # Other forms of ISO 8601 (dates, offsets without a colon, no seconds) are rarer and go one by one.
-    others = frame.filter(~pl.col("plain"))["text"]
-    if others.len():
-        read = {text: _time(text, zone) for text in others.unique().to_list()}
-        naive += sum(read[text][1] for text in others.to_list())
-        slow = pl.Series([moment for moment, _ in read.values()], dtype=UTC_MICROSECONDS)
-        replaced = pl.col("text").replace_strict(list(read), slow, default=None, return_dtype=UTC_MICROSECONDS)
-        moments = frame.select(pl.coalesce(moments, replaced)).to_series()
-    in_range = moments.is_between(_FIRST, _LAST)
-    return Times(moments.to_frame("m").select(pl.when(in_range).then("m")).to_series(), naive)
+    if zone.key == "UTC":
+        return [pl.when("plain").then(utc).alias("moment"), pl.lit(None, pl.String).alias("problem")]
+    naive = utc.dt.replace_time_zone(None)
+    first = naive.dt.replace_time_zone(zone.key, ambiguous="earliest", non_existent="null")
+    only = naive.dt.replace_time_zone(zone.key, ambiguous="null", non_existent="null")
+    is_local = pl.col("plain") & ~pl.col("zoned") & naive.is_not_null()
+    moment = pl.when("zoned").then(utc).otherwise(only.dt.convert_time_zone("UTC"))
+    problem = (
+        pl.when(is_local & first.is_null())
+        .then(pl.lit(_skipped(zone)))
+        .when(is_local & only.is_null())
+        .then(pl.lit(_twice(zone)))
+    )
+    return [pl.when("plain").then(moment).alias("moment"), problem.alias("problem")]
 
 
-def _time(text: str, zone: ZoneInfo) -> tuple[datetime | None, int]:
-    """Return a moment and 1 if its text had no zone; a bare date is its midnight in UTC and is not naive."""
+def _skipped(zone: ZoneInfo) -> str:
+    return f"does not exist in {zone.key}, where the clocks skipped it"
+
+
+def _twice(zone: ZoneInfo) -> str:
+    return f"is ambiguous in {zone.key}, where the clocks showed it twice"
+
+
+class _Time(NamedTuple):
+    moment: datetime | None
+    is_naive: bool = False
+    problem: str | None = None
+
+
+def _time(text: str, zone: ZoneInfo) -> _Time:
+    """Read one text; a bare date is its midnight in UTC and is not naive."""
     try:
         if len(text) <= len("2024-01-01"):
             day = date.fromisoformat(text)
-            return datetime(day.year, day.month, day.day, tzinfo=UTC), 0
-        moment = datetime.fromisoformat(text)
-        is_naive = moment.tzinfo is None
-        return (moment.replace(tzinfo=zone) if is_naive else moment).astimezone(UTC), int(is_naive)
+            return _Time(datetime(day.year, day.month, day.day, tzinfo=UTC))
+        read = datetime.fromisoformat(text)
+        if read.tzinfo is not None:
+            return _Time(read.astimezone(UTC))
+        local = read.replace(tzinfo=zone)
+        moment = local.astimezone(UTC)
+        if moment.astimezone(zone).replace(tzinfo=None) != read:
+            return _Time(None, is_naive=True, problem=_skipped(zone))
+        if local.utcoffset() != local.replace(fold=1).utcoffset():
+            return _Time(None, is_naive=True, problem=_twice(zone))
+        return _Time(moment, is_naive=True)
     except (ValueError, OverflowError):
-        return None, 0
+        return _Time(None)
 
 
 def time_checks(column: str, *, required: bool) -> list[Check]:
-    """The checks of a time: `column` is its text, `column + "_moment"` what `times` made of it."""
-    text, moment = pl.col(column), pl.col(f"{column}_moment")
+    """The checks of a time: `column` is its text; `column + "_moment"` and `"_problem"` what `times` made of it."""
+    text, moment, problem = pl.col(column), pl.col(f"{column}_moment"), pl.col(f"{column}_problem")
     reason = pl.format(f"{column} is no time: {{}}; write ISO 8601, like 2024-03-01T12:00:00Z", quoted(text))
-    checks = [Check(column, text.is_not_null() & moment.is_null(), reason)]
+    local = pl.format(f"{column} {{}} {{}}; write its offset from UTC behind it", quoted(text), problem)
+    checks = [
+        Check(column, problem.is_not_null(), local),
+        Check(column, text.is_not_null() & moment.is_null(), reason),
+    ]
     if required:
         checks.insert(0, Check(column, text.is_null(), pl.lit(f"{column} is missing")))
     return checks

@@ -159,23 +159,38 @@ def test_a_time_may_have_any_form_of_iso_8601(text: str, store: Store, tmp_path:
     [
         ("2024-07-01T12:00:00", "2024-07-01T10:00:00.000000Z"),
         ("2024-07-01 12:00", "2024-07-01T10:00:00.000000Z"),
-        ("2024-10-27T02:30:00", "2024-10-27T00:30:00.000000Z"),
+        ("2024-10-27T03:00:00", "2024-10-27T02:00:00.000000Z"),
+        ("2024-10-27 01:59", "2024-10-26T23:59:00.000000Z"),
     ],
 )
 def test_a_time_without_a_zone_is_in_the_mapped_zone_and_counted(
     text: str, expected: str, store: Store, tmp_path: Path
 ):
-    """A naive time is taken in the mapping's zone (the earlier moment where a clock went back) and counted."""
+    """A naive time is taken in the mapping's zone and counted."""
     path = write_csv(tmp_path / "t.csv", [row(1, created_at=text), row(2)])
     found = bring(store, path, mapping=Mapping(timezone="Europe/Berlin"))
     assert found.naive_times == 1
     assert msgspec.json.decode(streams_of(store)["a1"][1])["effective_at"] == expected
 
 
-def test_a_naive_time_that_the_zone_skips_is_rejected(store: Store, tmp_path: Path):
-    """An hour that no clock of the zone showed is no time, rather than a guess."""
-    path = write_csv(tmp_path / "t.csv", [row(1, created_at="2024-03-31T02:30:00")])
-    assert bring(store, path, mapping=Mapping(timezone="Europe/Berlin")).rejected == 1
+@pytest.mark.parametrize(
+    ("day", "hour", "reason"),
+    [
+        ("2024-03-10", "02", "does not exist in America/New_York, where the clocks skipped it"),
+        ("2024-11-03", "01", "is ambiguous in America/New_York, where the clocks showed it twice"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{} {}:30:00", "{}T{}:30:00.5", "{} {}:30", "{}T{}30"])
+def test_a_naive_time_that_means_no_one_moment_is_rejected(form: str, day: str, hour: str, reason: str, tmp_path: Path):
+    """An hour that the zone's clocks skipped or showed twice is rejected as that, in whatever form it is written."""
+    text = form.format(day, hour)
+    store = Store.at(tmp_path / "ledger")
+    path = write_csv(tmp_path / "t.csv", [row(1, created_at=text), row(2, created_at=f"{day} 12:00")])
+    found = bring(store, path, mapping=Mapping(timezone="America/New_York"))
+    (reject,) = rejects_of(found)
+    assert (found.imported, reject["line"], reject["column"]) == (1, 2, "created_at")
+    assert f"created_at '{text}' {reason}" in reject["reason"]
+    store.close()
 
 
 def test_values_are_mapped_to_ours(store: Store, tmp_path: Path):
