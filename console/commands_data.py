@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -137,11 +138,17 @@ def import_accounts(
             "--as-opening-at", metavar="TIME", help="Make opening balances of them, as events at this moment."
         ),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the rows of earlier imports that are not among these.")
+    ] = False,
     dry_run: _DryRun = False,
     rejects: _Rejects = None,
 ) -> Answer:
     """Keep rows of a live accounts table for `drift` to compare; they become no events."""
     from ledger.importing import import_accounts as bring
+
+    if replace and as_opening_at:
+        raise UsageError("--replace and --as-opening-at exclude each other", next_step="events are never replaced")
 
     mapping = _mapping(run, map)
     source, name = _source(file, input_format, from_url, table, query)
@@ -152,11 +159,14 @@ def import_accounts(
             mapping=mapping,
             now=run.now,
             as_opening_at=run.moment(as_opening_at, "--as-opening-at") if as_opening_at else None,
+            replace=replace,
             dry_run=dry_run,
             rejects=rejects or run.reports / f"rejects-{name}.csv",
             progress=progress,
         )
-    return _imported(run, found, dry_run=dry_run, timezone=mapping.timezone)
+    absent = _absent(found.absent, is_replaced=replace, dry_run=dry_run)
+    more = {"absent": found.absent}
+    return _imported(run, found, dry_run=dry_run, timezone=mapping.timezone, fields=more, notes=absent)
 
 
 def import_events(
@@ -172,14 +182,21 @@ def import_events(
     chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(store, file, rejects=chosen, dry_run=dry_run, progress=progress)
-    return _imported(run, found, dry_run=dry_run)
+    did = "would be put back" if dry_run else "put back"
+    restored = [f"{count(found.restored, 'lost event')} {did}"] if found.restored else []
+    return _imported(run, found, dry_run=dry_run, fields={"restored": found.restored}, notes=restored)
 
 
 def export_events(
     run: Run, *, file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines; - is standard output.")]
 ) -> Answer:
-    """Write every event in stream order as JSON Lines, the bytes that the topic would carry."""
+    """Write every event in stream order as JSON Lines, the bytes that the topic would carry.
+
+    Accounts that a replay cannot vouch for are left out and named: INCOMPLETE, exit status 3.
+    """
+    from console.words import missing_lines
     from ledger.importing import export_events as write_events
+    from replay import balances
 
     is_stdout = file == "-"
     is_document = run.options.as_json or (run.options.format == "json" and run.options.output is None)
@@ -188,15 +205,27 @@ def export_events(
             "the JSON document and the events would share standard output",
             next_step="name a file for the events, or for the document with --output",
         )
-    with run.ledger() as store, run.progress("exporting") as progress:
-        events = write_events(store, file, progress)
-    if is_stdout:
-        # Nothing but events may stand in the stream that is being piped.
-        run.warn(f"{count(events, 'event')} written")
-        return Answer(verdict="OK")
-    return Answer(
-        verdict="OK", fields={"events": events, "file": file}, summary=[f"{count(events, 'event')} in {file}"]
+    with run.ledger() as store:
+        with run.progress("checking") as progress:
+            certificate = balances(store, progress=progress).certificate
+        with run.progress("exporting") as progress:
+            without = sorted({found.account_id for found in certificate.parked})
+            events = write_events(store, file, progress, without=without)
+    verdict = "OK" if certificate.verdict == "COMPLETE" else certificate.verdict
+    left_out = [f"{count(len(without), 'account')} left out"] if without else []
+    missing = [*left_out, *missing_lines(certificate)]
+    answer = Answer(
+        verdict=verdict,
+        fields={"events": events, "file": file, "parked": certificate.parked, "poison": certificate.poison},
+        summary=[f"{count(events, 'event')} in {file}"],
+        notes=missing,
     )
+    if not is_stdout:
+        return answer
+    # Nothing but events may stand in the stream that is being piped.
+    for line in (f"{count(events, 'event')} written", *missing):
+        run.warn(line)
+    return answer if run.options.output else Answer(verdict=verdict)
 
 
 def _source(
@@ -218,7 +247,25 @@ def _source(
     return TableSource(str(url), table=table, query=query), table or "query"
 
 
-def _imported(run: Run, found: Imported, *, dry_run: bool, timezone: str = "UTC") -> Answer:
+def _absent(rows: int, *, is_replaced: bool, dry_run: bool) -> list[str]:
+    """What became of the rows of earlier imports that were not in this one."""
+    if not rows:
+        return []
+    earlier = f"{count(rows, 'row')} of earlier imports {'is' if rows == 1 else 'are'} not in this one"
+    if is_replaced:
+        return [f"{earlier}: {'would be ' if dry_run else ''}dropped"]
+    return [f"{earlier} and stay for `drift` to compare; --replace drops them"]
+
+
+def _imported(
+    run: Run,
+    found: Imported,
+    *,
+    dry_run: bool,
+    timezone: str = "UTC",
+    fields: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Answer:
     if found.naive_times:
         run.warn(f"{count(found.naive_times, 'time')} without a zone, taken in {timezone}")
     if found.ignored_columns:
@@ -227,22 +274,23 @@ def _imported(run: Run, found: Imported, *, dry_run: bool, timezone: str = "UTC"
     summary = [f"{count(found.imported, 'row')} {did}, {found.unchanged:,} unchanged, {found.rejected:,} rejected"]
     if found.events:
         summary.append(f"{count(found.events, 'event')} {'would be ' if dry_run else ''}appended")
-    notes = [f"the rejected rows, with line and reason: {found.rejects}"] if found.rejects else []
-    fields: dict[str, Any] = {
+    rejects = [f"the rejected rows, with line and reason: {found.rejects}"] if found.rejects else []
+    document: dict[str, Any] = {
         "imported": found.imported,
         "restored": found.restored,
         "unchanged": found.unchanged,
         "rejected": found.rejected,
         "rejects": str(found.rejects) if found.rejects else None,
         "events": found.events,
+        **(fields or {}),
         "dry_run": dry_run,
     }
     table = None
     if found.profile is not None:
-        fields["profile"] = found.profile
+        document["profile"] = found.profile
         table = _profile(found.profile)
     verdict = "REJECTS" if found.rejected else "OK"
-    return Answer(verdict=verdict, fields=fields, table=table, summary=summary, notes=notes)
+    return Answer(verdict=verdict, fields=document, table=table, summary=summary, notes=[*notes, *rejects])
 
 
 def _profile(columns: list[ColumnProfile]) -> pl.DataFrame:

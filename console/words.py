@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from replay.certificate import Certificate
 
-__all__ = ["certificate_lines", "count", "first_few"]
+__all__ = ["certificate_lines", "count", "first_few", "missing_lines"]
 
 SHOWN_MAX = 10
 
@@ -35,10 +35,11 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         lines.append(f"went on from the checkpoint at position {certificate.resumed_from:,} of an interrupted run")
     if certificate.repeats:
         lines.append(f"{count(certificate.repeats, 'event')} came more than once and counted once")
-    return [*lines, *_missing(certificate)]
+    return [*lines, *missing_lines(certificate)]
 
 
-def _missing(certificate: Certificate) -> list[str]:
+def missing_lines(certificate: Certificate) -> list[str]:
+    """Return by name what a replay could not read and whom it does not vouch for."""
     poison = [
         f"cannot read the event at position {found.position:,}"
         f" ({found.account_id or 'no account'} version {found.version}): {found.reason}"

@@ -208,6 +208,37 @@ def test_opening_balances(run: Run, tmp_path: Path) -> None:
     assert run("balances", "a", "--json").document["accounts"][0]["balance"] == 107
 
 
+def test_accounts_of_earlier_imports_are_named_and_replaced(run: Run, tmp_path: Path) -> None:
+    """Rows that a later accounts file has no more are counted as absent; --replace drops them, but not in a dry run."""
+    header = "account_id,balance,frozen_amount,status,locked_at\n"
+    (tmp_path / "first.csv").write_text(f"{header}a,1,0,active,\nb,2,0,active,\n")
+    (tmp_path / "second.csv").write_text(f"{header}a,1,0,active,\n")
+    assert run("import", "accounts", "first.csv", "--json").document["absent"] == 0
+    kept = run("import", "accounts", "second.csv")
+    assert "1 row of earlier imports is not in this one" in kept.out
+    assert "--replace" in kept.out
+    assert run("import", "accounts", "second.csv", "--replace", "--dry-run", "--json").document["absent"] == 1
+    dropped = run("import", "accounts", "second.csv", "--replace", "--json").document
+    assert (dropped["absent"], dropped["unchanged"], dropped["imported"]) == (1, 1, 0)
+    assert run("import", "accounts", "second.csv", "--json").document["absent"] == 0
+    assert run("import", "accounts", "first.csv", "--replace", "--as-opening-at", "2026-01-01").status == 2
+
+
+def test_lost_events_are_put_back(run: Run, data: Path, tmp_path: Path) -> None:
+    """An export that was made before the damage brings lost events back, and says how many."""
+    before = run("rebuild", "--data", data, "--json").document["certificate"]["digest"]
+    run("export", "events", "events.jsonl", "--data", data)
+    connection = sqlite3.connect(data / "ledger.db")
+    with connection:
+        connection.execute("DELETE FROM stored_events WHERE originator_id = 'alice' AND originator_version > 2")
+    connection.close()
+    assert run("balances", "--data", data).status == 3
+    said = run("import", "events", "events.jsonl", "--data", data, "--json")
+    assert [said.document[name] for name in ("verdict", "imported", "restored", "rejected")] == ["OK", 0, 2, 0]
+    assert run("rebuild", "--data", data, "--json").document["certificate"]["digest"] == before
+    assert run("import", "events", "events.jsonl", "--data", data, "--json").document["restored"] == 0
+
+
 def test_export_and_import_of_events_keep_the_digest(run: Run, data: Path, tmp_path: Path) -> None:
     """Events exported and imported into a new ledger replay to the same digest."""
     said = run("export", "events", tmp_path / "events.jsonl", "--data", data, "--json")

@@ -80,6 +80,14 @@ def test_damaged_store_is_incomplete_and_serves_the_others(run: Run, data: Path,
     served = run("balances", "--data", data, "--json")
     assert served.status == 3
     assert [each["account_id"] for each in served.document["accounts"]] == ["bob", "carl"]
+    exported = run("export", "events", "events.jsonl", "--data", data, "--json")
+    assert (exported.status, exported.document["verdict"], exported.document["events"]) == (3, "INCOMPLETE", 5)
+    assert [each["account_id"] for each in exported.document["parked"]] == ["alice"]
+    lines = Path("events.jsonl").read_text()
+    assert (lines.count("\n"), lines.count("alice")) == (5, 0)
+    piped = run("export", "events", "-", "--data", data)
+    assert (piped.status, piped.out) == (3, lines)
+    assert "alice" in piped.err
     alone = run("balances", "alice", "--data", data, "--json")
     assert (alone.status, alone.document["accounts"]) == (3, [])
     checked = run("verify", "--data", data, "--json")
