@@ -30,12 +30,23 @@ def parse_moment(words: str, *, zone: str = "UTC", option: str = "--now") -> tup
     try:
         moment = datetime.fromisoformat(words)
         is_naive = moment.tzinfo is None
-        local = moment.replace(tzinfo=zone_named(zone)) if is_naive else moment
+        local = _in_zone(moment, zone, option) if is_naive else moment
         return local.astimezone(UTC), is_naive
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"{option} {words!r} is no moment", next_step="write it as 2026-01-31 or 2026-01-31T09:30:00Z"
         ) from error
+
+
+def _in_zone(moment: datetime, zone: str, option: str) -> datetime:
+    local = moment.replace(tzinfo=zone_named(zone))
+    # Only where clocks change do the two readings of a local time differ.
+    if local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset():
+        raise UsageError(
+            f"{option} {moment.isoformat()} was skipped or shown twice by the clocks of {zone}",
+            next_step="write it with its offset, as 2026-01-31T09:30:00+01:00",
+        )
+    return local
 
 
 def _day(words: str) -> date | None:

@@ -73,6 +73,14 @@ def test_no_moment(words: str) -> None:
         parse_moment(words, option="--until")
 
 
+@pytest.mark.parametrize("words", ["2026-03-29T02:30", "2026-10-25T02:30"])
+def test_moment_that_the_clocks_skip_or_show_twice(words: str) -> None:
+    """A local time that is none or two moments is refused; with its offset it is one."""
+    with pytest.raises(UsageError, match="skipped or shown twice"):
+        parse_moment(words, zone="Europe/Berlin")
+    assert parse_moment(f"{words}+01:00", zone="Europe/Berlin")[0].hour == 1
+
+
 def test_unknown_zone() -> None:
     """A time zone that does not exist is a configuration error."""
     with pytest.raises(ConfigurationError, match="Mars"):
