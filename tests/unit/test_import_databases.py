@@ -8,9 +8,11 @@ from pathlib import Path
 from databases import OnPostgres, OnSqlite
 from imports import NOW, bring, streams_of, write_csv
 from imports import row as good_row
+from ledgers import lose_event
 
 from ledger import Ledger, Store
 from ledger.importing import FileSource, TableSource, export_events, import_accounts, import_events, import_transactions
+from replay import balances
 
 
 class _Import:
@@ -46,6 +48,23 @@ class _Import:
                 found = import_accounts(store, source, now=NOW, as_opening_at=opening, rejects=tmp_path / "r.csv")
                 assert (found.unchanged, found.rejected) == (unchanged, 0)
         assert (ledger.account("a").balance, ledger.account("a").frozen, ledger.account("b").status) == (5, 2, "locked")
+
+    def test_lost_events_and_rows_gone_from_a_file(self, store: Store, tmp_path: Path):
+        """A hole, a tail and a whole account come back from an export; account rows that a file lacks go."""
+        bring(store, write_csv(tmp_path / "t.csv", [good_row(n, account_id=f"a{n % 3}") for n in range(12)]))
+        export_events(store, tmp_path / "e.jsonl")
+        before = balances(store, now=NOW).certificate.digest
+        for account_id, versions in (("a0", [2, 3]), ("a1", [5]), ("a2", [])):
+            lose_event(store, account_id, *versions)
+        for dry_run in (True, False):
+            found = import_events(store, tmp_path / "e.jsonl", rejects=tmp_path / "r.csv", dry_run=dry_run)
+            assert (found.restored, found.unchanged, found.rejected) == (8, 7, 0)
+        assert balances(store, now=NOW).certificate.digest == before
+        header = ["account_id", "balance", "frozen_amount", "status"]
+        for names, replace, absent in (("ab", False, 0), ("b", True, 1), ("b", True, 0)):
+            lines = [dict(zip(header, (name, "5", "2", "active"), strict=True)) for name in names]
+            source = FileSource(write_csv(tmp_path / "a.csv", lines, header))
+            assert import_accounts(store, source, now=NOW, replace=replace, rejects=tmp_path / "r.csv").absent == absent
 
     def test_its_own_tables_can_be_read_as_a_foreign_database(self, store: Store, url: str, tmp_path: Path):
         """A query of this database, in its own snapshot, is a source like any other."""
