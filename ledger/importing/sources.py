@@ -14,6 +14,7 @@ import polars as pl
 
 from ledger.importing.batches import LINE, BadRow, Batch, bad_rows
 from ledger.importing.csv_reader import read_csv
+from ledger.importing.json_keys import repeated_key
 from ledger.importing.mapping import Mapping
 from schemas.errors import UsageError
 
@@ -105,11 +106,15 @@ def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
             continue
         try:
             value = decoder.decode(text)
+            key = repeated_key(text, value) if isinstance(value, dict) else None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             bad.append((number, f"the line is not JSON: {error}", text.decode("utf-8", "surrogateescape")))
             continue
         if not isinstance(value, dict):
             bad.append((number, "the line is no JSON object", text.decode()))
+            continue
+        if key is not None:
+            bad.append((number, f"the line has the key {key!r} twice", text.decode()))
             continue
         lines.append(number)
         objects.append(value)

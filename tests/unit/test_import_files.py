@@ -209,6 +209,8 @@ def test_json_lines_give_what_csv_gives(store: Store, tmp_path: Path):
         (b"{oops", "the line is not JSON"),
         (b"[1]", "the line is no JSON object"),
         (b'{"transaction_id":"t2"}', "account_id is missing"),
+        (msgspec.json.encode(row(2))[:-1] + b',"amount":"11"}', "the line has the key 'amount' twice"),
+        (msgspec.json.encode(row(2))[:-1] + b',"metadata":{"a":1,"a":2}}', "the line has the key 'a' twice"),
         (b'{"transaction_id":"\xff"}', "the line is not JSON"),
         (msgspec.json.encode(row(2) | {"amount": 10.0}), "amount_scale"),
         (msgspec.json.encode(row(2) | {"amount": True}), "an integer above zero: 'true'"),
