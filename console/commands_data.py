@@ -187,6 +187,17 @@ def import_events(
     return _imported(run, found, dry_run=dry_run, fields={"restored": found.restored}, notes=restored)
 
 
+def _refuse_other_content(file: Path) -> None:
+    """Refuse to write events over a file that holds something else, such as the export that they were made from."""
+    if file.is_file():
+        with file.open("rb") as opened:
+            first = opened.read(1)
+        if first not in (b"", b"{"):
+            raise UsageError(
+                "the file holds something else than events", where=str(file), next_step="name another file"
+            )
+
+
 def export_events(
     run: Run, *, file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines; - is standard output.")]
 ) -> Answer:
@@ -194,11 +205,15 @@ def export_events(
 
     Accounts that a replay cannot vouch for are left out and named: INCOMPLETE, exit status 3.
     """
+    from console.render import need_place
     from console.words import missing_lines
     from ledger.importing import export_events as write_events
     from replay import balances
 
     is_stdout = file == "-"
+    if not is_stdout:
+        need_place(Path(file))
+        _refuse_other_content(Path(file))
     is_document = run.options.as_json or (run.options.format == "json" and run.options.output is None)
     if is_stdout and is_document:
         raise UsageError(

@@ -8,6 +8,7 @@ which has a type for them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from schemas.errors import UsageError
 __all__ = ["ROWS_SHOWN_MAX", "document", "emit", "form_of", "need_place", "text"]
 
 ROWS_SHOWN_MAX = 40
+
+_SQLITE_HEADER = b"SQLite format 3\0"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.6fZ"
 ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid"}
 
@@ -73,6 +76,18 @@ def need_place(output: Path) -> None:
         raise UsageError("cannot write the output: it is a folder", where=str(output), next_step="name a file in it")
     if not os.access(nearest, os.W_OK):
         raise UsageError(f"cannot write the output: {nearest} is not writable", where=str(output))
+    if _is_database(output):
+        raise UsageError("the output would overwrite a database", where=str(output), next_step="name another file")
+
+
+def _is_database(file: Path) -> bool:
+    """Whether a file is an SQLite database or the log or index that one keeps beside itself."""
+    main = file.with_name(re.sub(r"-(wal|shm|journal)$", "", file.name))
+    try:
+        with main.open("rb") as opened:
+            return opened.read(len(_SQLITE_HEADER)) == _SQLITE_HEADER
+    except OSError:
+        return False
 
 
 def document(answer: Answer) -> bytes:
@@ -105,7 +120,10 @@ def _render(answer: Answer, format: str, file: BinaryIO, *, is_terminal: bool) -
     if format in answer.texts:
         file.write(answer.texts[format].encode())
     elif format == "table":
-        file.write(text(answer, is_terminal=is_terminal).encode())
+        # A terminal shows the beginning; a file or a pipe gets all of it, since nobody scrolls there.
+        height = answer.table.height if answer.table is not None else 0
+        rows_max = ROWS_SHOWN_MAX if is_terminal else height
+        file.write(text(answer, is_terminal=is_terminal, rows_max=rows_max).encode())
     elif format == "json":
         file.write(document(answer))
     elif answer.table is None:

@@ -34,6 +34,9 @@ __all__ = ["Rebuild", "generations", "promote_generation", "rebuild"]
 #: Generations kept beside the live one and the one to go back to.
 UNUSED_GENERATIONS_KEPT = 2
 
+#: Accounts that a refusal names one by one.
+NAMED_ACCOUNTS_MAX = 5
+
 
 @dataclass(frozen=True)
 class Rebuild:
@@ -111,7 +114,8 @@ def _refuse_incomplete(found: read_model.Generation) -> None:
     certificate = msgspec.json.decode(found.certificate, type=Certificate)
     if certificate.verdict != COMPLETE:
         raise RefusedError(
-            f"generation {found.generation} is {certificate.verdict}: {len(certificate.parked)} accounts are parked",
+            f"generation {found.generation} is {certificate.verdict}: "
+            + _named("parked", [parked.account_id for parked in certificate.parked]),
             next_step="see `verify` for what is missing, mend it, and rebuild",
         )
 
@@ -121,9 +125,16 @@ def _refuse_other_than_heads(store: Store, connection: Connection, generation: i
     wrong = off_head(store, connection, generation)
     if wrong:
         raise RefusedError(
-            f"generation {generation} is not at the head of {len(wrong)} account(s), the first is {wrong[0]!r}",
+            f"generation {generation} cannot go live: " + _named("not at the head", wrong),
             next_step="the log is damaged: see `verify`, mend it, and rebuild",
         )
+
+
+def _named(what: str, account_ids: list[str]) -> str:
+    """Name accounts in one line: the first few of them and how many there are."""
+    first = ", ".join(repr(account_id) for account_id in account_ids[:NAMED_ACCOUNTS_MAX])
+    more = len(account_ids) - NAMED_ACCOUNTS_MAX
+    return f"{what} is {first}" if len(account_ids) == 1 else f"{what} are {first}" + (f" and {more} more" * (more > 0))
 
 
 def _write(store: Store, replay: Replay, created_at: str) -> int:

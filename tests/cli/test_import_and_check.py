@@ -239,6 +239,15 @@ def test_lost_events_are_put_back(run: Run, data: Path, tmp_path: Path) -> None:
     assert run("import", "events", "events.jsonl", "--data", data, "--json").document["restored"] == 0
 
 
+def test_events_are_not_written_over_something_else(run: Run, data: Path, tmp_path: Path) -> None:
+    """The export that a ledger was made from, and the ledger itself, are no place for its events."""
+    (tmp_path / "legacy.csv").write_text("transaction_id,account_id\n")
+    for file in (tmp_path / "legacy.csv", data / "ledger.db"):
+        before = file.read_bytes()
+        assert run("export", "events", file, "--data", data).status == 2
+        assert file.read_bytes() == before
+
+
 def test_export_and_import_of_events_keep_the_digest(run: Run, data: Path, tmp_path: Path) -> None:
     """Events exported and imported into a new ledger replay to the same digest."""
     said = run("export", "events", tmp_path / "events.jsonl", "--data", data, "--json")

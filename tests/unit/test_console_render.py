@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +13,7 @@ import polars as pl
 import pytest
 
 from console.answer import EXIT_STATUS, Answer
-from console.render import document, emit, text
+from console.render import document, emit, need_place, text
 from schemas.errors import UsageError
 
 TABLE = pl.DataFrame(
@@ -114,3 +116,21 @@ def test_exit_status_is_the_highest_that_holds() -> None:
     assert {EXIT_STATUS[verdict] for verdict in ("DRIFT", "FINDINGS")} == {1}
     with pytest.raises(KeyError):
         _ = Answer(verdict="FINE").exit_status
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db-wal", "ledger.db-shm"])
+def test_a_database_is_never_the_output(tmp_path, name):
+    """An output that is an SQLite file, or belongs to one, is refused before anything is done."""
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        connection.execute("CREATE TABLE t (n)")
+    with pytest.raises(UsageError, match="overwrite a database"):
+        need_place(tmp_path / name)
+    need_place(tmp_path / "rows.csv")
+
+
+def test_a_pipe_gets_every_row(capsys):
+    """Where no terminal is, no row of a long table is left out."""
+    emit(Answer(verdict="OK", table=pl.DataFrame({"n": range(1_045)})), as_json=False, format=None, output=None)
+    shown = capsys.readouterr().out
+    assert "1044" in shown
+    assert "more rows" not in shown
