@@ -19,9 +19,12 @@ from sqlalchemy.orm import declarative_base
 
 from schemas import EVENT_TYPES, Event, TransactionEvent
 
-__all__ = ["Sums", "add_up", "pragmas", "recorder"]
+__all__ = ["PRAGMAS", "Sums", "add_up", "pragmas", "recorder"]
 
 _BIG = BigInteger().with_variant(Integer(), "sqlite")
+
+#: What decides what a commit and an insert cost.
+PRAGMAS = ("journal_mode", "synchronous", "cache_size")
 
 #: account id -> [balance, frozen, pending_credit, pending_debit], and account id -> status.
 Sums = tuple[dict[str, list[int]], dict[str, str]]
@@ -56,6 +59,10 @@ class _Mapper(Mapper[str]):
 def recorder(path: Path) -> SQLAlchemyApplicationRecorder:
     """Return the library's recorder on a SQLite file, its table made."""
     made = SQLAlchemyApplicationRecorder(_Datastore(url=f"sqlite:///{path}"), events_table_name="stored_events")
+    # The one setting that our store changes for every connection.
+    event.listen(
+        made.datastore.engine, "connect", lambda connection, _: connection.execute("PRAGMA cache_size = -65536")
+    )
     made.create_table()
     return made
 
@@ -63,9 +70,7 @@ def recorder(path: Path) -> SQLAlchemyApplicationRecorder:
 def pragmas(made: SQLAlchemyApplicationRecorder) -> dict[str, str]:
     """Return the settings that decide what a commit costs, as the recorder's own sessions see them."""
     with made.transaction(commit=False) as session:
-        return {
-            name: str(session.execute(text(f"PRAGMA {name}")).scalar_one()) for name in ("journal_mode", "synchronous")
-        }
+        return {name: str(session.execute(text(f"PRAGMA {name}")).scalar_one()) for name in PRAGMAS}
 
 
 def add_up(made: SQLAlchemyApplicationRecorder, page_events: int) -> tuple[int, Sums]:

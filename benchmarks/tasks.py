@@ -42,10 +42,7 @@ def import_ours(folder: Path) -> dict[str, Any]:
     seconds = perf_counter() - start
     assert done.rejected == 0, f"{done.rejected} rows of a generated file were rejected"
     with store.snapshot() as connection:
-        settings = {
-            name: str(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
-            for name in ("journal_mode", "synchronous")
-        }
+        settings = {name: str(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in peer.PRAGMAS}
     store.close()
     return {"seconds": seconds, "events": done.events, "check": done.events, "settings": settings}
 

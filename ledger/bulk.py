@@ -5,24 +5,25 @@ All functions work inside the caller's transaction.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import psycopg
 from sqlalchemy import ColumnElement, Connection, Select, Table
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["KEYS_PER_QUERY", "insert_rows", "select_rows", "upsert_rows"]
+__all__ = ["KEYS_PER_QUERY", "Prepared", "insert_rows", "prepared", "select_rows", "upsert_rows"]
 
 #: Keys bound in one query: well under the parameters that any of the drivers takes.
 KEYS_PER_QUERY = 5_000
 
 ROWS_PER_FETCH = 1_000
 
-#: Rows of one INSERT on SQLite; with the widest table, fewer values than any SQLite takes.
-ROWS_PER_STATEMENT = 50
+#: Rows of one INSERT on SQLite, where it takes that many values; an old one takes only 999.
+ROWS_PER_STATEMENT = 400 if sqlite3.sqlite_version_info >= (3, 32) else 50
 
 
 def select_rows(
@@ -57,14 +58,32 @@ def _frame(connection: Connection, statement: Select[Any], schema: Mapping[str, 
     return pl.concat(parts)
 
 
-def insert_rows(connection: Connection, table: Table, rows: pl.DataFrame) -> None:
+class Prepared(NamedTuple):
+    """A frame as the drivers take it: `many` are the values of `ROWS_PER_STATEMENT` rows each, `rest` one row each."""
+
+    frame: pl.DataFrame
+    many: list[tuple[Any, ...]]
+    rest: list[tuple[Any, ...]]
+
+
+def prepared(rows: pl.DataFrame) -> Prepared:
+    """Return a frame ready to be inserted, so that another thread than the one that inserts can do this part."""
+    tuples = rows.rows()
+    whole = len(tuples) - len(tuples) % ROWS_PER_STATEMENT
+    starts = range(0, whole, ROWS_PER_STATEMENT)
+    many = [tuple(chain.from_iterable(tuples[start : start + ROWS_PER_STATEMENT])) for start in starts]
+    return Prepared(rows, many, tuples[whole:])
+
+
+def insert_rows(connection: Connection, table: Table, rows: pl.DataFrame | Prepared) -> None:
     """Insert a frame whose columns are named as the table's; IntegrityError if a key is there already."""
-    if rows.is_empty():
+    frame = rows if isinstance(rows, pl.DataFrame) else rows.frame
+    if frame.is_empty():
         return
     if connection.dialect.name == "postgresql":
-        _copy(connection, table.name, rows)
+        _copy(connection, table.name, frame)
     else:
-        _executemany(connection, f"{_into(table, rows)} VALUES ", "", rows)
+        _executemany(connection, f"{_into(table, frame)} VALUES ", "", rows)
 
 
 def upsert_rows(connection: Connection, table: Table, rows: pl.DataFrame) -> None:
@@ -92,20 +111,17 @@ def _conflict(table: Table, rows: pl.DataFrame) -> str:
     return f" ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {updates}"
 
 
-def _executemany(connection: Connection, head: str, tail: str, rows: pl.DataFrame) -> None:
+def _executemany(connection: Connection, head: str, tail: str, rows: pl.DataFrame | Prepared) -> None:
     """Run an INSERT on SQLite, many rows a statement.
 
     The driver lets go of the interpreter at each statement, and while other threads work it waits to get it back.
     """
-    values = f"({', '.join('?' * rows.width)})"
-    tuples = rows.rows()
-    whole = len(tuples) - len(tuples) % ROWS_PER_STATEMENT
-    if whole:
-        starts = range(0, whole, ROWS_PER_STATEMENT)
-        flat = [tuple(chain.from_iterable(tuples[start : start + ROWS_PER_STATEMENT])) for start in starts]
-        connection.exec_driver_sql(head + ", ".join([values] * ROWS_PER_STATEMENT) + tail, flat)
-    if tuples[whole:]:
-        connection.exec_driver_sql(head + values + tail, tuples[whole:])
+    ready = prepared(rows) if isinstance(rows, pl.DataFrame) else rows
+    values = f"({', '.join('?' * ready.frame.width)})"
+    if ready.many:
+        connection.exec_driver_sql(head + ", ".join([values] * ROWS_PER_STATEMENT) + tail, ready.many)
+    if ready.rest:
+        connection.exec_driver_sql(head + values + tail, ready.rest)
 
 
 def _copy(connection: Connection, table_name: str, rows: pl.DataFrame) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from sqlalchemy import Connection, Engine, Select, create_engine, event, func, insert, inspect, select, text
@@ -27,7 +27,7 @@ from schemas import RAW_SCHEMA, format_time
 from schemas.chain import GENESIS, chain, chains
 from schemas.errors import ConfigurationError, StoreError, UsageError
 
-__all__ = ["GENESIS", "Store", "chain", "chains"]
+__all__ = ["GENESIS", "AppendReady", "Store", "append_ready", "chain", "chains"]
 
 BATCH_EVENTS = 50_000
 ACCOUNTS_PER_QUERY = 500
@@ -175,16 +175,28 @@ class Store:
         statement = select(account_id.cast(Text), version).where(EVENTS.c.id > after).group_by(account_id)
         return bulk.select_rows(connection, statement, {name: RAW_SCHEMA[name] for name in ("account_id", "version")})
 
-    def append_rows(self, connection: Connection, rows: pl.DataFrame) -> None:
+    def append_rows(self, connection: Connection, rows: pl.DataFrame | AppendReady) -> None:
         """Append events in bulk and move the heads; the caller holds the append lock.
 
         `rows`: `account_id`, `version`, `topic`, `state`, `chain`, each account's versions in order and going on
-        from its head, each chain made with `chain`.
+        from its head, each chain made with `chain`; or what `append_ready` made of them.
         """
-        names = {"account_id": "originator_id", "version": "originator_version"}
-        bulk.insert_rows(connection, EVENTS, rows.rename(names))
-        heads = rows.group_by("account_id", maintain_order=True).agg(pl.col("version", "chain").last())
-        bulk.upsert_rows(connection, HEADS, heads)
+        ready = append_ready(rows) if isinstance(rows, pl.DataFrame) else rows
+        bulk.insert_rows(connection, EVENTS, ready.events)
+        bulk.upsert_rows(connection, HEADS, ready.heads)
+
+
+class AppendReady(NamedTuple):
+    """Events ready to be appended: the rows as the database takes them, and the heads that they move."""
+
+    events: bulk.Prepared
+    heads: pl.DataFrame
+
+
+def append_ready(rows: pl.DataFrame) -> AppendReady:
+    """Return rows as `Store.append_rows` takes them, ready: the part of it that needs no database."""
+    events = bulk.prepared(rows.rename({"account_id": "originator_id", "version": "originator_version"}))
+    return AppendReady(events, rows.group_by("account_id", maintain_order=True).agg(pl.col("version", "chain").last()))
 
 
 def lock_appends(connection: Connection) -> None:
@@ -230,6 +242,8 @@ def _engine(url: URL) -> Engine:
         # The driver's own transaction handling is off: the begin hook below decides.
         connection.isolation_level = None
         connection.text_factory = _lenient_text
+        # 64 MiB: an import touches the index all over, and the default of 2 MiB would be written out again and again.
+        connection.execute("PRAGMA cache_size = -65536")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["repeated_key"]
+__all__ = ["has_keys", "repeated_key"]
 
 
 def repeated_key(document: str | bytes, value: dict[str, Any]) -> str | None:
@@ -18,8 +18,7 @@ def repeated_key(document: str | bytes, value: dict[str, Any]) -> str | None:
     text = document if isinstance(document, str) else document.decode()
     inner = value.get("metadata")
     keys = len(value) + (len(inner) if isinstance(inner, dict) else 0)
-    # In compact JSON every key is followed by these two characters at once, so most documents need no second parser.
-    if msgspec.json.format(text, indent=-1).count('":') == keys:
+    if has_keys(msgspec.json.format(text, indent=-1), keys):
         return None
     found: list[str] = []
 
@@ -30,6 +29,11 @@ def repeated_key(document: str | bytes, value: dict[str, Any]) -> str | None:
 
     json.loads(text, object_pairs_hook=note, parse_int=_ignored, parse_float=_ignored)
     return found[0] if found else None
+
+
+def has_keys(compact: str, keys: int) -> bool:
+    """Say whether compact JSON surely has just so many keys: it has these two characters behind each of them."""
+    return compact.count('":') == keys
 
 
 def _ignored(_: str) -> None:

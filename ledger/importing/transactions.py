@@ -27,7 +27,7 @@ from ledger.importing.rows import OPTIONAL, REQUIRED, check_transactions
 from ledger.importing.sources import Source, require_columns
 from ledger.importing.staging import Group, Spill, folder_for_staging
 from ledger.importing.wire import numbered, stored_rows
-from ledger.store import Store
+from ledger.store import AppendReady, Store, append_ready
 
 __all__ = ["import_transactions"]
 
@@ -157,6 +157,7 @@ class _Ready(NamedTuple):
 
     decided: Decided
     new: pl.DataFrame
+    rows: AppendReady | None
     epoch: int
 
 
@@ -187,8 +188,10 @@ class _Work:
             openings=self.known.openings,
             now=self.now,
         )
-        finish = numbered if self.dry_run else stored_rows
-        return _Ready(decided, finish(decided.events, self.known.heads), epoch)
+        if self.dry_run:
+            return _Ready(decided, numbered(decided.events, self.known.heads), None, epoch)
+        new = stored_rows(decided.events, self.known.heads)
+        return _Ready(decided, new, append_ready(new), epoch)
 
 
 def _append(store: Store, work: _Work, group: Group, ready: _Ready) -> _Ready:
@@ -197,7 +200,7 @@ def _append(store: Store, work: _Work, group: Group, ready: _Ready) -> _Ready:
         work.known.catch_up(store, connection)
         if ready.epoch != work.known.epoch:
             ready = work.prepare(group)
-        if ready.new.height:
-            store.append_rows(connection, ready.new)
+        if ready.rows is not None and ready.new.height:
+            store.append_rows(connection, ready.rows)
             work.known.appended(store, connection)
     return ready

@@ -11,7 +11,7 @@ import msgspec
 import polars as pl
 
 from ledger.importing.batches import LINE, Batch
-from ledger.importing.json_keys import repeated_key
+from ledger.importing.json_keys import has_keys, repeated_key
 from ledger.importing.mapping import Mapping
 from ledger.importing.rejects import REJECT_SCHEMA, row_json
 from schemas.columns import UTC_MICROSECONDS
@@ -341,14 +341,15 @@ def _metadata(text: str) -> tuple[str | None, str | None, str | None]:
         if type(value) is not dict:
             return None, None, "metadata is not a JSON object"
         # An event with its metadata is one level deeper, and every reader has some limit.
-        if text.count("{") + text.count("[") > NESTING_MAX and _depth(value) > NESTING_MAX:
+        if len(text) > NESTING_MAX and text.count("{") + text.count("[") > NESTING_MAX and _depth(value) > NESTING_MAX:
             return None, None, f"metadata is nested deeper than {NESTING_MAX} levels"
-        if (key := repeated_key(text, value)) is not None:
+        compact = _format(text, indent=-1)
+        if not has_keys(compact, len(value)) and (key := repeated_key(compact, value)) is not None:
             return None, None, f"metadata has the key {key!r} twice"
         order = value.get("order_id")
         if type(order) is int or type(order) is float:
             order = repr(order)
-        return _format(text, indent=-1), order if type(order) is str and order else None, None
+        return compact, order if type(order) is str and order else None, None
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         return None, None, f"metadata is not JSON: {error}"
 
