@@ -15,6 +15,7 @@ from eventsourcing.persistence import Mapper, StoredEvent
 from eventsourcing_sqlalchemy.datastore import SQLAlchemyDatastore
 from eventsourcing_sqlalchemy.recorders import SQLAlchemyApplicationRecorder
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, Text, text
+from sqlalchemy.event import listen
 from sqlalchemy.orm import declarative_base
 
 from schemas import EVENT_TYPES, Event, TransactionEvent
@@ -60,9 +61,7 @@ def recorder(path: Path) -> SQLAlchemyApplicationRecorder:
     """Return the library's recorder on a SQLite file, its table made."""
     made = SQLAlchemyApplicationRecorder(_Datastore(url=f"sqlite:///{path}"), events_table_name="stored_events")
     # The one setting that our store changes for every connection.
-    event.listen(
-        made.datastore.engine, "connect", lambda connection, _: connection.execute("PRAGMA cache_size = -65536")
-    )
+    listen(made.datastore.engine, "connect", lambda connection, _: connection.execute("PRAGMA cache_size = -65536"))
     made.create_table()
     return made
 
