@@ -77,7 +77,7 @@ def import_accounts(
     with Rejects(rejects) as refused:
         for index, batch in enumerate(read_ahead(source.batches(delimiter=mapping.delimiter))):
             if index == 0 and source.has_header:
-                require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
+                require_columns(batch.rows.columns, REQUIRED, OPTIONAL, mapping, source.where)
             ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
             refused.add(batch.bad)
             profiler.add(batch.rows)

@@ -209,9 +209,13 @@ def _text(column: pl.Series) -> pl.Series:
     return column.cast(pl.String, strict=False)
 
 
-def require_columns(present: list[str], required: tuple[str, ...], mapping: Mapping, where: str) -> None:
+def require_columns(
+    present: list[str], required: tuple[str, ...], optional: tuple[str, ...], mapping: Mapping, where: str
+) -> None:
     """Raise UsageError if the input lacks a column that every row must have, or that the mapping names."""
     wanted = [mapping.source_name(column) for column in required if not (column == "type" and mapping.signed_amounts)]
+    # A name that was mapped is meant to be there: a slip of the pen must not drop a column of every row.
+    wanted += [mapping.columns[column] for column in optional if column in mapping.columns]
     missing = [name for name in wanted if name not in present]
     if missing:
         found = ", ".join(name for name in present if name != LINE)

@@ -121,7 +121,7 @@ def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, 
     checked_batches = mapped_ahead(lambda batch: check_transactions(batch, mapping), batches)
     for index, (batch, checked) in enumerate(checked_batches):
         if index == 0 and source.has_header:
-            require_columns(batch.rows.columns, REQUIRED, mapping, source.where)
+            require_columns(batch.rows.columns, REQUIRED, OPTIONAL, mapping, source.where)
         staged.ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
         refused.add(batch.bad)
         staged.profiler.add(batch.rows)

@@ -163,6 +163,14 @@ def test_a_missing_column_is_bad_usage(missing: str, store: Store, tmp_path: Pat
         bring(store, write_csv(tmp_path / "t.csv", rows, header))
 
 
+def test_a_mapped_column_that_is_not_there_is_bad_usage(store: Store, tmp_path: Path):
+    """A slip in the name of an optional column is an error, since it would drop the column of every row."""
+    path = write_csv(tmp_path / "rows.csv", [row()])
+    with pytest.raises(UsageError, match="'relatd'"):
+        bring(store, path, mapping=Mapping(columns={"related_transaction_id": "relatd"}))
+    assert not streams_of(store)
+
+
 def test_unknown_columns_are_named(store: Store, tmp_path: Path):
     """Columns that mean nothing here are ignored, and the result says which."""
     rows = [row(1, shoe_size="42", line="7")]
