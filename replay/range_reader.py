@@ -62,13 +62,17 @@ def _answer(connection: object, request: Request) -> Answer:
     raw.columns = RAW_SCHEMA.names()
     # An empty result has no types of its own; a value of another type ends the range, and the parent reads again.
     raw = raw.cast(RAW_SCHEMA, strict=True) if raw.height else pl.DataFrame(schema=RAW_SCHEMA)
-    decoded = decode_batch(raw, request.details)
-    events = decoded.events.with_columns(state=_unchecked(decoded.events))
+    states = raw["state"].to_list()
+    decoded = decode_batch(raw, request.details, states)
+    if decoded.poison:
+        # Rows are missing, so the list is not that of the events.
+        states = decoded.events["state"].to_list()
+    events = decoded.events.with_columns(state=_unchecked(decoded.events, states))
     events.write_ipc(request.file, compression="uncompressed")
     return Answer(poison=decoded.poison)
 
 
-def _unchecked(events: pl.DataFrame) -> pl.Series:
+def _unchecked(events: pl.DataFrame, states: list[bytes]) -> pl.Series:
     """The bytes of the events, null where they follow from the event before them in this range by the chain.
 
     That is all that the bytes are for, so what is checked here need not travel.
@@ -83,7 +87,6 @@ def _unchecked(events: pl.DataFrame) -> pl.Series:
         .with_columns(previous=pl.when(follows).then(pl.col("chain").shift()))
         .filter(pl.col("previous").is_not_null() & pl.col("chain").is_not_null())
     )
-    states = events["state"].to_list()
     actual = chains(inner["previous"].to_list(), [states[row] for row in inner["row"].to_list()])
     checked = inner.filter(inner["chain"] == pl.Series(actual, dtype=pl.Binary()))["row"]
     is_checked = pl.int_range(events.height, dtype=pl.UInt32(), eager=True).is_in(checked.implode())

@@ -87,11 +87,12 @@ class Decoded(NamedTuple):
     poison: list[PoisonEvent]
 
 
-def decode_batch(raw: pl.DataFrame, details: tuple[str, ...] = ()) -> Decoded:
+def decode_batch(raw: pl.DataFrame, details: tuple[str, ...] = (), states: list[bytes] | None = None) -> Decoded:
     """Return the events of a raw batch as columns.
 
-    `raw` has the columns of `RAW_SCHEMA`. The result has the columns of `EVENT_SCHEMA` less the
-    `DETAIL_COLUMNS` that are not in `details`, and beside them `state` and `chain`.
+    `raw` has the columns of `RAW_SCHEMA`; `states` is its column of that name as a list, where that is at hand. The
+    result has the columns of `EVENT_SCHEMA` less the `DETAIL_COLUMNS` that are not in `details`, and beside them
+    `state` and `chain`.
     """
     names = [name for name in EVENT_SCHEMA if name not in DETAIL_COLUMNS or name in details]
     if raw.is_empty():
@@ -100,7 +101,7 @@ def decode_batch(raw: pl.DataFrame, details: tuple[str, ...] = ()) -> Decoded:
     # any more, the sequence gate finds by the chain.
     is_chained = raw["chain"].null_count() == 0
     judged = [name for name in EVENT_SCHEMA if name in names or (name in _JUDGED and not is_chained)]
-    parsed = _parse(raw["state"], judged)
+    parsed = _parse(raw["state"], states or raw["state"].to_list(), judged)
     if parsed is None:
         return _decode_rows(raw, names)
     whole = parsed.with_columns(raw["position", "account_id", "version", "state", "chain"])
@@ -129,7 +130,7 @@ def _empty(names: list[str]) -> pl.DataFrame:
     return pl.DataFrame(schema={**schema, "state": pl.Binary(), "chain": pl.Binary()})
 
 
-def _parse(states: pl.Series, names: list[str]) -> pl.DataFrame | None:
+def _parse(states: pl.Series, lines: list[bytes], names: list[str]) -> pl.DataFrame | None:
     """Return the columns that polars reads from the lines, or None where it cannot read them as one document.
 
     Beside the columns of `names` there are `state`, `schema_version`, the key as the bytes have it, and
@@ -144,7 +145,7 @@ def _parse(states: pl.Series, names: list[str]) -> pl.DataFrame | None:
     if not states.bin.starts_with(b"{").all():
         return None
     try:
-        parsed = pl.read_ndjson(b"\n".join(states.to_list()), schema=wire)
+        parsed = pl.read_ndjson(b"\n".join(lines), schema=wire)
     except pl.exceptions.PolarsError:
         return None
     # A line with two objects doubles, so the height must be what was sent.
