@@ -14,8 +14,8 @@ from typing import Protocol
 import polars as pl
 from sqlalchemy import Connection
 
+from ledger.ahead import read_ahead
 from ledger.store import BATCH_EVENTS, Store
-from replay.ahead import ahead
 from replay.workers import Range, reading_ranges
 from schemas import PoisonEvent, decode_batch
 
@@ -109,7 +109,7 @@ class StoreSource:
         else:
             read = self._store.read_accounts(self.connection, self._account_ids, after=after, until=until)
         if self._read_ahead:
-            yield from ahead(_decoded(raw, details) for raw in ahead(read))
+            yield from read_ahead(_decoded(raw, details) for raw in read_ahead(read))
         else:
             yield from (_decoded(raw, details) for raw in read)
 

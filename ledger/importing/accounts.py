@@ -9,8 +9,8 @@ import polars as pl
 from sqlalchemy import delete, select
 
 from ledger import bulk
+from ledger.ahead import read_ahead
 from ledger.importing import values
-from ledger.importing.ahead import read_ahead
 from ledger.importing.batches import LINE, Batch
 from ledger.importing.mapping import ACCOUNT_STATUSES, Mapping
 from ledger.importing.openings import append_openings

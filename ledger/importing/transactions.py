@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from ledger.importing.ahead import mapped_ahead, read_ahead
+from ledger.ahead import mapped_ahead, read_ahead
 from ledger.importing.batches import LINE
 from ledger.importing.decide import Decided, decide
 from ledger.importing.known import PAIR_SCHEMA, Known, id_hash

@@ -12,8 +12,8 @@ from ledgers import append
 from samples import account_stream
 
 from ledger import Store
+from ledger.ahead import read_ahead as ahead
 from replay import Batch, StoreSource
-from replay.ahead import ahead
 from replay.engine import run
 from schemas import PoisonEvent, decode_batch, event_rows
 
@@ -57,7 +57,7 @@ class Kept:
 
 def reading_threads() -> list[threading.Thread]:
     """Threads that read ahead and are still there."""
-    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]
 
 
 def batch(position: int, poison: tuple[PoisonEvent, ...] = ()) -> Batch:

@@ -17,7 +17,7 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
 
     Every step of `items` runs in one and the same thread, its closing too, as database drivers ask for.
     """
-    with ThreadPoolExecutor(max_workers=1) as worker:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead") as worker:
         try:
             future = worker.submit(_next, items)
             while (found := future.result()) is not None:
