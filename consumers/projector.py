@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import polars as pl
 from sqlalchemy import Connection
 
 from ledger import read_model
@@ -22,6 +23,9 @@ from schemas import format_time
 __all__ = ["Projected", "project"]
 
 POLL_SECONDS = 0.2
+
+#: Why an account is parked whose stream is whole but ends before its head.
+HEAD_MISMATCH = "head_mismatch"
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,38 @@ def _begun(connection: Connection) -> read_model.Generation:
 
 def _projected(store: Store, live: read_model.Generation) -> Projected:
     with store.snapshot() as connection:
-        parked = read_model.parked(connection, live.generation)["account_id"].to_list()
-        # Writers may have gone on: heads say where rows should be only where the live model has caught up.
-        if store.head(connection) == live.position:
-            parked += off_head(store, connection, live.generation)
-    parked = sorted(set(parked))
-    return Projected("INCOMPLETE" if parked else "COMPLETE", live.generation, live.position, parked)
+        parked = read_model.parked(connection, live.generation)
+        off = _off_head(store, connection, live)
+    if off is not None and set(off) != set(parked["account_id"]):
+        with store.writing() as connection:
+            parked = _park_off_head(store, connection, live)
+    names = parked["account_id"].sort().to_list()
+    return Projected("INCOMPLETE" if names else "COMPLETE", live.generation, live.position, names)
+
+
+def _off_head(store: Store, connection: Connection, live: read_model.Generation) -> list[str] | None:
+    """Return the accounts that are not at their head, None where that cannot be said.
+
+    Writers may have gone on, or another generation gone live: heads say where rows should be only while this one is
+    at the head of the store.
+    """
+    now = read_model.live(connection)
+    if now is None or (now.generation, now.position) != (live.generation, store.head(connection)):
+        return None
+    return off_head(store, connection, live.generation)
+
+
+def _park_off_head(store: Store, connection: Connection, live: read_model.Generation) -> pl.DataFrame:
+    """Park the accounts that lost their end, let go of those that have it back, and return all that are parked."""
+    parked = read_model.parked(connection, live.generation)
+    off = _off_head(store, connection, live)
+    if off is None:
+        return parked
+    is_back = (pl.col("reason") == HEAD_MISMATCH) & ~pl.col("account_id").is_in(off)
+    lost = sorted(set(off) - set(parked["account_id"]))
+    reached = dict(read_model.rows(connection, live.generation, lost).select("account_id", "version").iter_rows())
+    noted = [(account_id, reached.get(account_id, 0) + 1, HEAD_MISMATCH) for account_id in lost]
+    back = parked.filter(is_back)["account_id"].to_list()
+    found = pl.DataFrame(noted, schema=parked.schema, orient="row")
+    read_model.replace_parked(connection, live.generation, back, found)
+    return read_model.parked(connection, live.generation)

@@ -293,7 +293,7 @@ class ReplayContract:
 
     @pytest.mark.parametrize("lost", [(4,), (1, 2, 3, 4)], ids=["tail", "whole account"])
     def test_projecting_a_log_that_lost_its_end_is_incomplete(self, store, lost):
-        """An account that is not where its head says is named by the projector."""
+        """An account that is not where its head says is named by the projector, and no row of it is served live."""
         ledger = Ledger(store)
         for account_id in ("a", "b"):
             ledger.open(account_id)
@@ -304,6 +304,22 @@ class ReplayContract:
         ledger.open("c")
         projected = project(store)
         assert (projected.verdict, projected.parked) == ("INCOMPLETE", ["b"])
+        with store.snapshot() as connection:
+            seen = {row[0] for row in connection.exec_driver_sql("SELECT account_id FROM live_accounts")}
+        assert seen == {"a", "c"}
+
+    def test_an_end_that_comes_back_is_live_again(self, store):
+        """An account parked for its lost end is served again once the end is back."""
+        ledger = Ledger(store)
+        ledger.open("a")
+        ledger.credit("a", "a-2", 1)
+        ledger.open("b")
+        lost = take_event(store, "a", 2)
+        assert project(store).parked == ["a"]
+        put_back(store, lost)
+        projected = project(store)
+        assert (projected.verdict, projected.parked) == ("COMPLETE", [])
+        assert live_is_a_fresh_replay(store)
 
     def test_the_live_view_leaves_out_what_is_parked(self, store):
         """Readers of the view see no row of an account with a gap, and every other row."""
