@@ -18,7 +18,8 @@
     │   │   └── UnknownTransaction
     │   └── PositionMoved              4  another process advanced the position first
     ├── PointsOverflow                 5  a sum of an account is past int64
-    └── StoreError                     5  the database did not do what was asked
+    ├── StoreError                     5  the database did not do what was asked
+    └── BrokerError                    5  Kafka did not answer, or not as asked
 
 The number is the exit status that the command line gives for it. Every error says what happened, where
 (account, position, file and line) and what to do next; `str()` joins the three into one line.
@@ -33,6 +34,7 @@ __all__ = [
     "AccountExists",
     "AccountLocked",
     "AccountNotEmpty",
+    "BrokerError",
     "CommandRefused",
     "ConfigurationError",
     "ConflictingTransaction",
@@ -143,3 +145,7 @@ class PointsOverflow(LedgerReplayError):
 
 class StoreError(LedgerReplayError):
     """The database did not do what was asked."""
+
+
+class BrokerError(LedgerReplayError):
+    """Kafka did not answer in time, or refused what was asked of it."""

@@ -1,0 +1,123 @@
+"""The reader on kafka-python, the client that is always there."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import (
+    CorruptRecordError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    RetriableError,
+    UnknownTopicOrPartitionError,
+)
+
+from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
+from replay.topic.connection import Connection
+from schemas.errors import BrokerError
+
+__all__ = ["KafkaPythonReader"]
+
+POLL_MS = 500
+
+_REASONS: dict[type[Exception], Reason] = {
+    CorruptRecordError: "corrupt",
+    OffsetOutOfRangeError: "gone",
+    LogTruncationError: "gone",
+    UnknownTopicOrPartitionError: "gone",
+}
+
+
+class KafkaPythonReader:
+    """Reads one partition at a time, without a group; a context that closes its consumer."""
+
+    def __init__(self, connection: Connection, topic: str) -> None:
+        self._connection = connection
+        self._topic = topic
+        self._consumer: Any = None
+
+    def __enter__(self) -> Self:
+        # Every setting that decides what is read is said: the defaults jump to the newest record, commit
+        # positions by themselves and show what was never committed.
+        try:
+            self._consumer = KafkaConsumer(
+                **self._connection.kafka_python(),
+                group_id=None,
+                enable_auto_commit=False,
+                auto_offset_reset="none",
+                isolation_level="read_committed",
+                check_crcs=True,
+                allow_auto_create_topics=False,
+                key_deserializer=None,
+                value_deserializer=None,
+                max_poll_records=CHUNK_RECORDS,
+                max_partition_fetch_bytes=FETCH_BYTES_MAX,
+                fetch_max_bytes=FETCH_BYTES_MAX,
+                fetch_max_wait_ms=POLL_MS,
+                metrics_enabled=False,
+            )
+        except KafkaError as error:
+            where = self._connection.bootstrap_servers
+            raise BrokerError(f"Kafka did not answer: {error}", where=where, next_step="run it again") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._consumer.close(autocommit=False)
+
+    def read(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Chunk]:
+        """Yield the committed records from offset `start` to before `until`, `CHUNK_RECORDS` or so at a time."""
+        if start >= until:
+            return
+        place = TopicPartition(self._topic, partition)
+        self._consumer.assign([place])
+        self._consumer.seek(place, start)
+        patience = Patience(self._connection, self._topic, partition, waiting)
+        position = start
+        gathered: list[Any] = []
+        failure: Exception | None = None
+        while position < until and failure is None:
+            try:
+                records = self._consumer.poll(timeout_ms=POLL_MS).get(place, ())
+                reached = self._consumer.position(place, timeout_ms=POLL_MS)
+            except Exception as error:  # noqa: BLE001 - damaged bytes raise what they will; it is judged below.
+                if isinstance(error, RetriableError) and not isinstance(error, UnknownTopicOrPartitionError):
+                    continue
+                records, reached, failure = (), position, error
+            gathered.extend(records)
+            if reached is None or reached <= position:
+                if failure is None:
+                    patience.waited(position, until)
+                continue
+            patience.moved()
+            position = reached
+            if len(gathered) >= CHUNK_RECORDS and position < until:
+                yield _chunk(partition, gathered, position)
+                gathered = []
+        kept = bisect_left(gathered, until, key=lambda record: record.offset)
+        yield _chunk(partition, gathered[:kept], min(position, until))
+        if failure is not None:
+            _stop(partition, position, failure)
+
+
+def _chunk(partition: int, records: list[Any], next_offset: int) -> Chunk:
+    keys = [record.key for record in records]
+    values = [record.value for record in records]
+    return Chunk(partition, _offsets(records), keys, values, next_offset)
+
+
+def _offsets(records: list[Any]) -> Sequence[int]:
+    """Return the offsets, as a range where they have no hole."""
+    if records and records[-1].offset - records[0].offset == len(records) - 1:
+        return range(records[0].offset, records[-1].offset + 1)
+    return [record.offset for record in records]
+
+
+def _stop(partition: int, offset: int, failure: Exception) -> NoReturn:
+    reason: Reason = next((reason for kind, reason in _REASONS.items() if isinstance(failure, kind)), "unreadable")
+    details = f"{type(failure).__name__}: {failure}"
+    raise PartitionStopped(partition, offset, reason, details) from failure
