@@ -28,6 +28,7 @@ from schemas.errors import ConfigurationError, UsageError
 if TYPE_CHECKING:
     from console.answer import Answer
     from ledger.store import Store
+    from replay.topic.connection import Client, Connection
 
 __all__ = [
     "DEFAULT_DATA",
@@ -80,6 +81,15 @@ class Everywhere:
             help="SQLite or PostgreSQL URL of the event store (default: ledger.db in the folder).",
         ),
     ] = None
+    bootstrap_servers: Annotated[
+        str | None,
+        _option(
+            "--bootstrap-servers",
+            metavar="HOST:PORT",
+            envvar="LEDGER_REPLAY_BOOTSTRAP_SERVERS",
+            help="Kafka brokers, several by comma.",
+        ),
+    ] = None
     config: Annotated[
         Path | None, _option("--config", metavar="FILE", help="TOML file (default: ledger-replay.toml in the folder).")
     ] = None
@@ -114,6 +124,27 @@ class Run:
         if self._settings is None:
             self._settings = load_settings(self.data, self.options.config)
         return self._settings
+
+    def kafka(self) -> Connection:
+        """Return how to reach Kafka; ConfigurationError if nothing says where the brokers are."""
+        from importlib.util import find_spec
+
+        from replay.topic.connection import Connection
+
+        settings = self.settings.kafka
+        servers = self.options.bootstrap_servers or settings.bootstrap_servers
+        if servers is None:
+            raise ConfigurationError(
+                "no Kafka brokers are named",
+                next_step="give --bootstrap-servers HOST:PORT, or [kafka] in the TOML file",
+            )
+        fastest: Client = "librdkafka" if find_spec("confluent_kafka") else "kafka-python"
+        return Connection(
+            bootstrap_servers=servers,
+            security=settings.options(),
+            stall_timeout_seconds=settings.stall_timeout_seconds,
+            client=settings.client or fastest,
+        )
 
     @property
     def now(self) -> datetime:

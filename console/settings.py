@@ -5,22 +5,76 @@
     [import]                                   # how rows of the old system are read; see `import --map`
     timezone = "Europe/Berlin"
 
+    [kafka]
+    bootstrap_servers = "kafka-1:9092,kafka-2:9092"
+    topic = "ledger-events"                    # the topic of the event stream
+    client = "kafka-python"                    # or "librdkafka"; default: librdkafka where it is installed
+    stall_timeout_seconds = 60                 # how long to wait for brokers and records before giving up
+
+    [kafka.security]                           # kafka-python's option names, whichever client drains
+    security_protocol = "SASL_SSL"
+    sasl_mechanism = "SCRAM-SHA-512"
+    sasl_plain_username = "ledger"
+    sasl_plain_password = { env = "KAFKA_PASSWORD" }      # or { file = "/run/secrets/kafka" }
+
 Options win over environment variables, and those over the file. Secrets belong into the environment or into a
-file that the database's own client reads, not into arguments.
+file, not into arguments.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from schemas.errors import ConfigurationError
 
-__all__ = ["FILE_NAME", "Settings", "load_settings"]
+__all__ = ["DEFAULT_TOPIC", "FILE_NAME", "KafkaSettings", "Secret", "Settings", "load_settings"]
 
 FILE_NAME = "ledger-replay.toml"
+DEFAULT_TOPIC = "ledger-events"
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A value that stands elsewhere: in an environment variable, or in a file (its last line break is not part)."""
+
+    env: str | None = None
+    file: str | None = None
+
+    def read(self, where: str) -> str:
+        """Return the value; ConfigurationError where it is not there."""
+        if (self.env is None) == (self.file is None):
+            raise ConfigurationError("a secret is either { env = ... } or { file = ... }", where=where)
+        if self.env is not None:
+            try:
+                return os.environ[self.env]
+            except KeyError:
+                raise ConfigurationError(f"the environment variable {self.env} is not set", where=where) from None
+        try:
+            return Path(str(self.file)).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"cannot read the secret: {error}", where=where) from error
+
+
+class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[kafka]`; see `replay.topic.Connection` for what the values mean."""
+
+    bootstrap_servers: str | None = None
+    topic: str = DEFAULT_TOPIC
+    client: Literal["kafka-python", "librdkafka"] | None = None
+    stall_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    workers: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    security: dict[str, str | int | bool | Secret] = {}
+
+    def options(self) -> dict[str, str | int | bool]:
+        """Return the security options with the secrets read."""
+        where = "[kafka.security]"
+        return {
+            name: value.read(f"{where} {name}") if isinstance(value, Secret) else value
+            for name, value in self.security.items()
+        }
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"imports": "import"}):
@@ -28,6 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     store: str | None = None
     imports: dict[str, Any] = {}
+    kafka: KafkaSettings = KafkaSettings()
 
     @property
     def timezone(self) -> str:
