@@ -36,8 +36,8 @@ ACCOUNTS_PER_QUERY = 500
 class Store:
     """One ledger's database: SQLite or PostgreSQL by SQLAlchemy URL.
 
-    With `create` its tables are made where they are missing. Without, nothing is: UsageError where there is no
-    ledger, since a database of somebody else must not become one by a question. StoreError if it cannot be opened.
+    Tables that are missing are made. Without `create`, only in what is a ledger already: UsageError where there is
+    none, since a database of somebody else must not become one by a question. StoreError if it cannot be opened.
     """
 
     def __init__(self, url: str | URL, *, create: bool = True) -> None:
@@ -48,11 +48,12 @@ class Store:
         with _named(self.url):
             # Looking first: making tables takes the write lock, which a reader must not wait for.
             tables = self._tables()
-            if create and not tables >= {table.name for table in METADATA.sorted_tables}:
+            if not create and IDENTITY.name not in tables:
+                raise self._no_ledger()
+            # A ledger that an earlier version made has only the tables of its time.
+            if not tables >= {table.name for table in METADATA.sorted_tables}:
                 with self._creating() as connection:
                     _create_tables(connection)
-            elif IDENTITY.name not in tables:
-                raise self._no_ledger()
             with self.snapshot() as connection:
                 self.ledger_id: str = connection.execute(select(IDENTITY.c.ledger_id)).scalar_one()
 

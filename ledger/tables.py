@@ -8,6 +8,8 @@
     ledger_accounts     the read model: one row a generation and account
     ledger_parked       accounts that a generation cannot vouch for, and why
     imported_accounts   a copy of a foreign live table, as `import accounts` read it
+    ledger_topics       the topics that the relay publishes to: which topic, and how far
+    ledger_topic_parked accounts whose later events the relay holds back from a topic, and why
 
 `live_accounts` is a view of the live generation less what is parked, for those who read with SQL. Times are ISO
 8601 text in UTC, the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
@@ -32,6 +34,8 @@ __all__ = [
     "LIVE_VIEW",
     "METADATA",
     "PARKED",
+    "TOPICS",
+    "TOPIC_PARKED",
     "LedgerDatastore",
 ]
 
@@ -145,6 +149,30 @@ IMPORTED_ACCOUNTS = Table(
     Column("frozen_amount", BIG, nullable=False),
     Column("status", Text, nullable=False),
     Column("locked_at", Text, nullable=True),
+    sqlite_with_rowid=False,
+)
+
+TOPICS = Table(
+    "ledger_topics",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    # What the broker calls it: a topic that was made again under its name has another one.
+    Column("topic_id", Text, nullable=False),
+    Column("partitions", BIG, nullable=False),
+    # The store position up to which everything was published, 0 before the first.
+    Column("position", BIG, nullable=False),
+    # JSON, {partition: next offset}: up to where the topic was seen to hold what we know of.
+    Column("offsets", Text, nullable=False),
+)
+
+TOPIC_PARKED = Table(
+    "ledger_topic_parked",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    Column("account_id", KEY, primary_key=True),
+    # The first version that was not published.
+    Column("version", BIG, nullable=False),
+    Column("reason", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 
