@@ -16,7 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from sqlalchemy import Connection, Engine, Select, create_engine, event, func, insert, inspect, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Select,
+    column,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    text,
+    values,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
@@ -164,6 +177,25 @@ class Store:
                 statement = statement.where(EVENTS.c.id <= until)
             yield bulk.select_rows(connection, statement, RAW_SCHEMA)
 
+    def read_keys(self, connection: Connection, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return the events of some keys (`account_id`, `version`) as one raw frame in no order, by the index."""
+        found = [RAW_SCHEMA.to_frame()]
+        for some in keys.select("account_id", "version").iter_slices(bulk.KEYS_PER_QUERY):
+            # A list of pairs after IN would have SQLite read the whole index.
+            wanted = values(column("account_id", Text), column("version", BigInteger), name="wanted").data(some.rows())
+            key = wanted.cte()
+            same = (EVENTS.c.originator_id == key.c.account_id) & (EVENTS.c.originator_version == key.c.version)
+            found.append(bulk.select_rows(connection, _raw_select().select_from(key).join(EVENTS, same), RAW_SCHEMA))
+        return pl.concat(found)
+
+    def read_account(
+        self, connection: Connection, account_id: str, *, after_version: int, until: int, events: int
+    ) -> pl.DataFrame:
+        """Return the next events of one account in version order, as far as they are not after position `until`."""
+        of_account = (EVENTS.c.originator_id == account_id) & (EVENTS.c.originator_version > after_version)
+        statement = _raw_select().where(of_account, EVENTS.c.id <= until).order_by(EVENTS.c.originator_version)
+        return bulk.select_rows(connection, statement.limit(events), RAW_SCHEMA)
+
     def position_after(self, connection: Connection, after: int, events: int) -> int:
         """Return the position that some number of events after `after` reach, at most the head."""
         ids = select(EVENTS.c.id).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(events).subquery()
@@ -175,6 +207,23 @@ class Store:
         account_id = EVENTS.c.originator_id
         statement = select(account_id.cast(Text), version).where(EVENTS.c.id > after).group_by(account_id)
         return bulk.select_rows(connection, statement, {name: RAW_SCHEMA[name] for name in ("account_id", "version")})
+
+    def last_versions(self, connection: Connection, account_ids: Sequence[str], *, until: int) -> pl.DataFrame:
+        """Return the largest version of some accounts at or before a position: `account_id`, `version`."""
+        version = func.max(EVENTS.c.originator_version.cast(BigInteger))
+        account_id = EVENTS.c.originator_id
+        statement = select(account_id.cast(Text), version).where(EVENTS.c.id <= until).group_by(account_id)
+        schema = {name: RAW_SCHEMA[name] for name in ("account_id", "version")}
+        return bulk.select_rows(connection, statement, schema, key=account_id, keys=account_ids)
+
+    def lost_ends(self, connection: Connection) -> pl.DataFrame:
+        """Return the heads (as `heads`) whose event is not in the store: those accounts have lost their end."""
+        is_there = (EVENTS.c.originator_id == HEADS.c.account_id) & (EVENTS.c.originator_version == HEADS.c.version)
+        lost = ~select(EVENTS.c.id).where(is_there).exists()
+        schema = {name: RAW_SCHEMA[name] for name in ("account_id", "version", "chain")}
+        head = (HEADS.c.version.cast(BigInteger), HEADS.c.chain.cast(LargeBinary))
+        statement = select(HEADS.c.account_id.cast(Text), *head).where(lost).order_by(HEADS.c.account_id)
+        return bulk.select_rows(connection, statement, schema)
 
     def append_rows(self, connection: Connection, rows: pl.DataFrame | AppendReady) -> None:
         """Append events in bulk and move the heads; the caller holds the append lock.

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from databases import OnPostgres, OnSqlite
 from samples import account_stream, store_rows
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 
 from ledger import GENESIS, Ledger, Store, chain
@@ -58,6 +58,47 @@ class StoreContract:
         with store.snapshot() as connection:
             batch = pl.concat(store.read_accounts(connection, ["c", "a", "nobody"]))
         assert sorted(batch.select("account_id", "version").rows()) == [("a", 1), ("a", 2), ("c", 1)]
+
+    def test_reads_events_by_their_keys(self, store):
+        """Of many keys those that are there come back whole, and those that are not are left out."""
+        append(store, account_stream("a", 30), account_stream("b", 6_000))
+        keys = [("a", 29), ("a", 31), ("nobody", 1), *(("b", version) for version in range(1, 6_001))]
+        wanted = pl.DataFrame(keys, schema={"account_id": pl.String, "version": pl.Int64}, orient="row")
+        with store.snapshot() as connection:
+            found = store.read_keys(connection, wanted)
+        expected = read_all(store).filter((pl.col("account_id") == "b") | (pl.col("version") == 29))
+        assert found.sort("position").equals(expected)
+
+    def test_reads_one_account_in_version_order_page_by_page(self, store):
+        """A page has the next versions, whatever their positions, none after the bound, and no more than asked for."""
+        append(store, account_stream("a", 6), account_stream("b", 2))
+        with store.writing() as connection:
+            # An event that was lost and put back has a position after those that follow it.
+            connection.execute(update(EVENTS).where(EVENTS.c.id == 2).values(id=100))
+        with store.snapshot() as connection:
+            page = store.read_account(connection, "a", after_version=1, until=100, events=3)
+            assert page["version"].to_list() == [2, 3, 4]
+            assert store.read_account(connection, "a", after_version=1, until=99, events=3)["version"][0] == 3
+            assert store.read_account(connection, "a", after_version=6, until=100, events=3).is_empty()
+
+    def test_last_versions_are_those_at_or_before_a_position(self, store):
+        """An account's last version at a position is the largest there is up to it, and none before its first."""
+        append(store, account_stream("a", 3), account_stream("b", 2))
+        with store.snapshot() as connection:
+            assert store.last_versions(connection, ["a", "b"], until=2).rows() == [("a", 2)]
+            assert sorted(store.last_versions(connection, ["a", "b"], until=9).rows()) == [("a", 3), ("b", 2)]
+            assert store.last_versions(connection, ["b"], until=9).rows() == [("b", 2)]
+
+    def test_lost_ends_are_the_heads_without_their_event(self, store):
+        """An account whose last event, or whose every event, is gone is named with its head."""
+        append(store, account_stream("a", 3), account_stream("b", 2), account_stream("c", 1))
+        with store.snapshot() as connection:
+            assert store.lost_ends(connection).is_empty()
+        with store.writing() as connection:
+            connection.execute(delete(EVENTS).where(EVENTS.c.originator_id == "c"))
+            connection.execute(delete(EVENTS).where(EVENTS.c.id == 3))
+        with store.snapshot() as connection:
+            assert store.lost_ends(connection).select("account_id", "version").rows() == [("a", 3), ("c", 1)]
 
     def test_an_empty_store_has_position_zero_and_no_heads(self, store):
         """A new store is at position 0."""
