@@ -1,0 +1,319 @@
+"""What the store has lost, brought back from a copy of the event stream that others keep, such as a topic.
+
+First everything is judged: a pass over the copy compares it with the store, batch by batch, and keeps on disk only
+what the store has not; then that is judged by account, in groups of bounded size. Any contradiction ends it there,
+with nothing written. Only then is everything brought back, in one transaction under the append lock, in which each
+group is judged once more: somebody may have appended since, and what contradicts that takes everything back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple, Protocol
+
+import msgspec
+import polars as pl
+from sqlalchemy import BigInteger, Connection, func, select
+from sqlalchemy.types import Text
+
+from ledger import bulk
+from ledger.ahead import read_ahead
+from ledger.importing.judge import EventKey, Judge, read_events
+from ledger.importing.lost import Lost, Refusal, lines_of, stored_events
+from ledger.importing.result import Progress
+from ledger.importing.staging import Spill, folder_for_staging
+from ledger.store import Store
+from ledger.tables import EVENTS
+from schemas.columns import RAW_SCHEMA
+
+__all__ = ["LISTED_MAX", "PLAN_SCHEMA", "Copy", "Healed", "Record", "Records", "Unread", "heal"]
+
+#: How many of each kind of finding are listed; all are counted.
+LISTED_MAX = 1_000
+
+#: An event that comes back: what it is, where the copy has it, and why: `hole`, `tail`, `account` or `new`.
+PLAN_SCHEMA = pl.Schema(
+    {
+        "account_id": pl.String(),
+        "version": pl.Int64(),
+        "event": pl.String(),
+        "transaction_id": pl.String(),
+        "partition": pl.Int64(),
+        "offset": pl.Int64(),
+        "why": pl.String(),
+    }
+)
+_RECORD_SCHEMA = pl.Schema(
+    {
+        "partition": pl.Int64(),
+        "offset": pl.Int64(),
+        "account_id": pl.String(),
+        "version": pl.Int64(),
+        "state": pl.Binary(),
+    }
+)
+_EVENT_KEY = ["account_id", "version"]
+_decode_key = msgspec.json.Decoder(EventKey).decode
+
+
+class Records(NamedTuple):
+    """Records of one partition of a copy: `values` are events in wire form, None for a record without a value."""
+
+    partition: int
+    offsets: list[int]
+    values: list[bytes | None]
+
+
+class Unread(msgspec.Struct, frozen=True):
+    """What a copy could not give: a partition from or, where it says `gone`, before an offset."""
+
+    partition: int
+    offset: int
+    reason: str
+    details: str
+
+
+class Copy(Protocol):
+    """A copy of the stream; `where` names it in messages."""
+
+    @property
+    def where(self) -> str:
+        """The name for messages."""
+        ...
+
+    def records(self) -> Iterator[Records | Unread]:
+        """Yield everything that it has, once, and what cannot be read of it."""
+        ...
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One record of the copy that is not taken, and why; null where it does not say whose event it is."""
+
+    account_id: str | None
+    version: int | None
+    partition: int
+    offset: int
+    reason: str
+
+
+class Healed(msgspec.Struct, kw_only=True):
+    """What came back, or in a dry run would.
+
+    `restored` events were lost, `imported` ones the store never had; `unchanged` records say what it has. REFUSED
+    with `conflicts` (then nothing was written), INCOMPLETE where some record or partition could not be read
+    (`poison`, `unread`) or nothing proves it (`unproved`), else OK. Lists are cut at `LISTED_MAX`. `plan` has the
+    events (`PLAN_SCHEMA`) in a dry run, else None.
+    """
+
+    records: int = 0
+    unchanged: int = 0
+    restored: int = 0
+    imported: int = 0
+    conflicts: list[Record] = []
+    conflicts_count: int = 0
+    unproved: list[Record] = []
+    unproved_count: int = 0
+    poison: list[Record] = []
+    poison_count: int = 0
+    unread: list[Unread] = []
+    plan: pl.DataFrame | None = None
+
+    @property
+    def verdict(self) -> str:
+        """REFUSED, INCOMPLETE or OK."""
+        if self.conflicts_count:
+            return "REFUSED"
+        return "INCOMPLETE" if self.unproved_count or self.poison_count or self.unread else "OK"
+
+
+class _Contradicted(Exception):
+    """What was judged to be right is not any more, since others have appended."""
+
+
+def heal(store: Store, copy: Copy, *, dry_run: bool = False, progress: Progress | None = None) -> Healed:
+    """Bring back from a copy the events that the store has lost, and append those that it never had.
+
+    An event that an account's head is past is put back if the hash chain proves it; one behind the head is appended
+    if nothing is missing before it, so an empty store becomes the ledger again. All of it goes in, or nothing.
+    Memory is bounded by groups of accounts; what is lost waits on disk.
+    """
+    with folder_for_staging() as folder:
+        lost = Spill(folder, "lost")
+        with store.snapshot() as connection:
+            read = _compared(connection, copy, lost, progress)
+            judged = _judged(store, connection, lost, read, with_plan=dry_run)
+        if not dry_run and not judged.conflicts_count and lost.rows:
+            with suppress(_Contradicted), store.appending() as connection:
+                judged = _judged(store, connection, lost, read, is_written=True)
+                if judged.conflicts_count:
+                    raise _Contradicted
+    if judged.conflicts_count:
+        judged.restored = judged.imported = 0
+        judged.plan = pl.DataFrame(schema=PLAN_SCHEMA) if dry_run else None
+    return judged
+
+
+def _compared(connection: Connection, copy: Copy, lost: Spill, progress: Progress | None) -> Healed:
+    """Compare every record with the store, and keep those that it has not in `lost`."""
+    found = Healed()
+    for part in read_ahead(copy.records()):
+        if isinstance(part, Unread):
+            found.unread.append(part)
+            continue
+        found.records += len(part.values)
+        records = _keyed(part, found)
+        stored = stored_events(connection, records.select(_EVENT_KEY)).select(*_EVENT_KEY, stored="state")
+        both = records.join(stored, on=_EVENT_KEY, how="left", maintain_order="left")
+        # Bytes that are the store's own need no other look: most of a copy is that.
+        is_same = (both["state"] == both["stored"]).fill_null(False)
+        found.unchanged += int(is_same.sum())
+        _keep_others(both.filter(~is_same), found, lost)
+        if progress is not None:
+            progress(found.records, None)
+    return found
+
+
+def _keyed(part: Records, found: Healed) -> pl.DataFrame:
+    """Return the records (`_RECORD_SCHEMA`) that say whose events they are, and note the others."""
+    try:
+        keys = [_decode_key(value) for value in part.values]  # type: ignore[arg-type]  # None raises as bad bytes do.
+        offsets, values = part.offsets, part.values
+    except (TypeError, ValueError, RecursionError):
+        keys, offsets, values = [], [], []
+        for offset, value in zip(part.offsets, part.values, strict=True):
+            try:
+                keys.append(_decode_key(value))  # type: ignore[arg-type]  # the same.
+                offsets.append(offset)
+                values.append(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                _note(found, "poison", Record(None, None, part.partition, offset, _why_no_event(value, error)))
+    columns = {
+        "partition": [part.partition] * len(keys),
+        "offset": list(offsets),
+        "account_id": [key.account_id for key in keys],
+        "version": [key.version for key in keys],
+        "state": values,
+    }
+    return pl.DataFrame(columns, schema=_RECORD_SCHEMA)
+
+
+def _why_no_event(value: bytes | None, error: Exception) -> str:
+    return "a record without a value (a tombstone) is no event" if value is None else f"no event: {error}"
+
+
+def _keep_others(others: pl.DataFrame, found: Healed, lost: Spill) -> None:
+    """Keep what the store has not, and note what contradicts it or cannot be read."""
+    if others.is_empty():
+        return
+    events, bad = read_events(list(enumerate(others["state"].to_list())))
+    for number, why, _ in bad:
+        row, reason = others.row(number, named=True), why.replace("the line", "the record")
+        _note(found, "poison", Record(row["account_id"], row["version"], row["partition"], row["offset"], reason))
+    places = others.select("partition", "offset", "stored").with_row_index("position").cast({"position": pl.Int64})
+    whole = events.join(places, on="position", how="left", maintain_order="left")
+    for row in whole.filter(pl.col("stored").is_not_null()).iter_rows(named=True):
+        reason = f"version {row['version']} of account {row['account_id']!r} is stored with other bytes"
+        _note(found, "conflicts", Record(row["account_id"], row["version"], row["partition"], row["offset"], reason))
+    columns = ("account_id", "version", "event", "transaction_id", "state", "partition", "offset")
+    lost.add(whole.filter(pl.col("stored").is_null()).select(columns))
+
+
+def _judged(
+    store: Store,
+    connection: Connection,
+    lost: Spill,
+    read: Healed,
+    *,
+    with_plan: bool = False,
+    is_written: bool = False,
+) -> Healed:
+    """Judge what the store has not, group by group, and with `is_written` bring it back."""
+    found = msgspec.structs.replace(
+        read, conflicts=list(read.conflicts), unproved=list(read.unproved), poison=list(read.poison)
+    )
+    plans = [pl.DataFrame(schema=PLAN_SCHEMA)]
+    for group in lost.groups():
+        rows = lost.read(group)
+        if rows is not None:
+            plan = _judge_group(store, connection, rows, found, is_written=is_written)
+            if with_plan:
+                plans.append(plan)
+    if with_plan:
+        found.plan = pl.concat(plans).sort("account_id", "version")
+    return found
+
+
+def _judge_group(
+    store: Store, connection: Connection, rows: pl.DataFrame, found: Healed, *, is_written: bool
+) -> pl.DataFrame:
+    """Judge the records of some accounts and return the plan for them."""
+    once = rows.sort(*_EVENT_KEY, "partition", "offset").unique(
+        [*_EVENT_KEY, "state"], keep="first", maintain_order=True
+    )
+    found.unchanged += rows.height - once.height
+    once = once.with_row_index("position").cast({"position": pl.Int64})
+    is_twofold = once.select(pl.struct(_EVENT_KEY).is_duplicated()).to_series()
+    _refuse(found, once.filter(is_twofold), "has two contents for this version", is_conflict=True)
+    once = _with_heads(store, connection, once.filter(~is_twofold), found)
+    lines = lines_of(once)
+    lost = Lost()
+    judge = Judge(store, connection, lines, lost)
+    for line in lines:
+        judge.take(line)
+    back = lost.restore(store, connection, dry_run=not is_written)
+    if is_written and judge.appended:
+        store.append_rows(connection, judge.new)
+    places = dict(zip(once["position"], zip(once["partition"], once["offset"], strict=True), strict=True))
+    _note_refusals(found, [*judge.refused, *back.refused], places)
+    found.unchanged += judge.unchanged + back.unchanged
+    found.imported += len(judge.appended)
+    found.restored += len(back.restored)
+    why = [(line.number, reason) for line, reason in back.restored]
+    why += [(line.number, "new") for line in judge.appended]
+    table = pl.DataFrame(why, schema={"position": pl.Int64(), "why": pl.String()}, orient="row")
+    return once.join(table, on="position", how="inner").select(list(PLAN_SCHEMA))
+
+
+def _with_heads(store: Store, connection: Connection, rows: pl.DataFrame, found: Healed) -> pl.DataFrame:
+    """Return the records less those behind the head of an account whose stored events are past its head.
+
+    Such an account has lost its head, so nothing proves what its stream was, and nothing may be appended to it.
+    """
+    accounts = rows["account_id"].unique().to_list()
+    version = func.max(EVENTS.c.originator_version.cast(BigInteger))
+    account_id = EVENTS.c.originator_id
+    schema = {name: RAW_SCHEMA[name] for name in _EVENT_KEY}
+    statement = select(account_id.cast(Text), version).group_by(account_id)
+    stored = bulk.select_rows(connection, statement, schema, key=account_id, keys=accounts)
+    heads = store.heads(connection, accounts).select("account_id", head="version")
+    past = stored.join(heads, on="account_id", how="left").filter(pl.col("version") > pl.col("head").fill_null(0))
+    if past.is_empty():
+        return rows
+    behind = rows.join(past.select("account_id", pl.col("head").fill_null(0)), on="account_id", how="left")
+    is_unproved = (behind["version"] > behind["head"]).fill_null(False)
+    kept = behind.filter(~is_unproved).drop("head")
+    _refuse(found, behind.filter(is_unproved), "is of an account that has lost its head", is_conflict=False)
+    return kept
+
+
+def _refuse(found: Healed, rows: pl.DataFrame, why: str, *, is_conflict: bool) -> None:
+    for row in rows.iter_rows(named=True):
+        version, account_id = row["version"], row["account_id"]
+        reason = f"the copy {why}" if is_conflict else f"version {version} of account {account_id!r} {why}"
+        record = Record(account_id, version, row["partition"], row["offset"], reason)
+        _note(found, "conflicts" if is_conflict else "unproved", record)
+
+
+def _note_refusals(found: Healed, refused: list[Refusal], places: dict[int, tuple[int, int]]) -> None:
+    for line, reason, is_conflict in refused:
+        record = Record(line.account_id, line.version, *places[line.number], reason)
+        _note(found, "conflicts" if is_conflict else "unproved", record)
+
+
+def _note(found: Healed, kind: str, record: Record) -> None:
+    count = f"{kind}_count"
+    setattr(found, count, getattr(found, count) + 1)
+    listed = getattr(found, kind)
+    if len(listed) < LISTED_MAX:
+        listed.append(record)
