@@ -10,6 +10,7 @@
     imported_accounts   a copy of a foreign live table, as `import accounts` read it
     ledger_topics       the topics that the relay publishes to: which topic, and how far
     ledger_topic_parked accounts whose later events the relay holds back from a topic, and why
+    ledger_intakes      the topics that transactions are imported from, and how far each was read
 
 `live_accounts` is a view of the live generation less what is parked, for those who read with SQL. Times are ISO
 8601 text in UTC, the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
@@ -30,6 +31,7 @@ __all__ = [
     "HEADS",
     "IDENTITY",
     "IMPORTED_ACCOUNTS",
+    "INTAKES",
     "LIVE",
     "LIVE_VIEW",
     "METADATA",
@@ -173,6 +175,17 @@ TOPIC_PARKED = Table(
     # The first version that was not published.
     Column("version", BIG, nullable=False),
     Column("reason", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+INTAKES = Table(
+    "ledger_intakes",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    Column("topic_id", Text, nullable=False),
+    Column("codec", Text, nullable=False),
+    # Next offset by partition, as JSON: what is before it has become events, or is among the rejects.
+    Column("offsets", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -29,7 +29,7 @@ class ListCopy:
         for partition, values in enumerate(self._partitions):
             for start in range(0, len(values), self._size):
                 part = list(values[start : start + self._size])
-                yield Records(partition, list(range(start, start + len(part))), part)
+                yield Records(partition, list(range(start, start + len(part))), [b"key"] * len(part), part)
         yield from self._unread
 
 

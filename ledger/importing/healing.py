@@ -14,18 +14,14 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import polars as pl
-from sqlalchemy import BigInteger, Connection, func, select
-from sqlalchemy.types import Text
+from sqlalchemy import Connection
 
-from ledger import bulk
 from ledger.ahead import read_ahead
 from ledger.importing.judge import EventKey, Judge, read_events
 from ledger.importing.lost import Lost, Refusal, lines_of, stored_events
 from ledger.importing.result import Progress
 from ledger.importing.staging import Spill, folder_for_staging
 from ledger.store import Store
-from ledger.tables import EVENTS
-from schemas.columns import RAW_SCHEMA
 
 __all__ = ["LISTED_MAX", "PLAN_SCHEMA", "Copy", "Healed", "Record", "Records", "Unread", "heal"]
 
@@ -58,15 +54,19 @@ _decode_key = msgspec.json.Decoder(EventKey).decode
 
 
 class Records(NamedTuple):
-    """Records of one partition of a copy: `values` are events in wire form, None for a record without a value."""
+    """Records of one partition of a copy: `values` are events in wire form, None for a record without a value.
+
+    A key is the account's id, and only says where a record belongs that is no event.
+    """
 
     partition: int
     offsets: list[int]
+    keys: list[bytes | None]
     values: list[bytes | None]
 
 
 class Unread(msgspec.Struct, frozen=True):
-    """What a copy could not give: a partition from or, where it says `gone`, before an offset."""
+    """What a copy could not give: a partition from an offset on, or before it where the reason is `deleted`."""
 
     partition: int
     offset: int
@@ -181,13 +181,15 @@ def _keyed(part: Records, found: Healed) -> pl.DataFrame:
         offsets, values = part.offsets, part.values
     except (TypeError, ValueError, RecursionError):
         keys, offsets, values = [], [], []
-        for offset, value in zip(part.offsets, part.values, strict=True):
+        for offset, name, value in zip(part.offsets, part.keys, part.values, strict=True):
             try:
                 keys.append(_decode_key(value))  # type: ignore[arg-type]  # the same.
                 offsets.append(offset)
                 values.append(value)
             except (TypeError, ValueError, RecursionError) as error:
-                _note(found, "poison", Record(None, None, part.partition, offset, _why_no_event(value, error)))
+                account_id = None if name is None else name.decode("utf-8", "replace")
+                reason = _why_no_event(value, error)
+                _note(found, "poison", Record(account_id, None, part.partition, offset, reason))
     columns = {
         "partition": [part.partition] * len(keys),
         "offset": list(offsets),
@@ -281,11 +283,7 @@ def _with_heads(store: Store, connection: Connection, rows: pl.DataFrame, found:
     Such an account has lost its head, so nothing proves what its stream was, and nothing may be appended to it.
     """
     accounts = rows["account_id"].unique().to_list()
-    version = func.max(EVENTS.c.originator_version.cast(BigInteger))
-    account_id = EVENTS.c.originator_id
-    schema = {name: RAW_SCHEMA[name] for name in _EVENT_KEY}
-    statement = select(account_id.cast(Text), version).group_by(account_id)
-    stored = bulk.select_rows(connection, statement, schema, key=account_id, keys=accounts)
+    stored = store.last_versions(connection, accounts, until=store.head(connection))
     heads = store.heads(connection, accounts).select("account_id", head="version")
     past = stored.join(heads, on="account_id", how="left").filter(pl.col("version") > pl.col("head").fill_null(0))
     if past.is_empty():

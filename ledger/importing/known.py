@@ -13,6 +13,7 @@ import msgspec
 import polars as pl
 from sqlalchemy import Connection
 
+from ledger.importing.batches import LINE
 from ledger.importing.staging import Group, Spill, bucket_of
 from ledger.importing.streams import PROBLEM_SCHEMA, Streams
 from ledger.store import Store
@@ -20,7 +21,18 @@ from schemas import Decoded, decode_batch
 from schemas.columns import RAW_SCHEMA, UTC_MICROSECONDS
 from schemas.events import AccountOpened, TransactionRecorded
 
-__all__ = ["HOLD", "KNOWN_SCHEMA", "OPENING", "OPENING_REASON", "PAIR_SCHEMA", "Known", "id_hash", "is_opening"]
+__all__ = [
+    "HOLD",
+    "KNOWN_SCHEMA",
+    "OPENING",
+    "OPENING_REASON",
+    "OWNER_SCHEMA",
+    "PAIR_SCHEMA",
+    "Known",
+    "id_hash",
+    "is_opening",
+    "owners_among",
+]
 
 #: The transactions of an account's opening are named by these and the account; why it was opened says the third.
 OPENING, HOLD = "opening:", "opening-hold:"
@@ -44,6 +56,7 @@ KNOWN_SCHEMA = pl.Schema(
     }
 )
 OPENING_SCHEMA = pl.Schema({"account_id": pl.String(), "opening_at": UTC_MICROSECONDS})
+OWNER_SCHEMA = pl.Schema({"transaction_id": pl.String(), "owner": pl.String()})
 PAIR_SCHEMA = pl.Schema({"transaction_hash": pl.UInt64(), "account_hash": pl.UInt64()})
 _DETAILS = ("transaction_id", "related_transaction_id", "business_code", "order_id", "metadata", "reason")
 _OPENED = str(AccountOpened.__struct_config__.tag)
@@ -58,6 +71,21 @@ class _Raw(msgspec.Struct):
 def id_hash(column: str) -> pl.Expr:
     """A column of ids as 64-bit hashes: what is kept in memory of every row of a file."""
     return pl.col(column).hash(0)
+
+
+def owners_among(rows: pl.DataFrame, broken: pl.DataFrame) -> pl.DataFrame:
+    """Return `transaction_id`, `owner` for the transactions that rows have in several accounts: the first row's.
+
+    Rows of accounts that cannot be continued (`broken`) own nothing.
+    """
+    several = rows.group_by("transaction_id").agg(pl.col("account_id").n_unique()).filter(pl.col("account_id") > 1)
+    return (
+        rows.join(several, on="transaction_id", how="semi")
+        .join(broken, on="account_id", how="anti")
+        .sort(LINE)
+        .select("transaction_id", owner="account_id")
+        .unique("transaction_id", keep="first", maintain_order=True)
+    )
 
 
 def is_opening() -> pl.Expr:
@@ -93,7 +121,7 @@ class Known:
         self.epoch = 0
         self.heads = pl.DataFrame(schema=_HEADS)
         self.broken = pl.DataFrame(schema=PROBLEM_SCHEMA)
-        self.owners = pl.DataFrame(schema={"transaction_id": pl.String(), "owner": pl.String()})
+        self.owners = pl.DataFrame(schema=OWNER_SCHEMA)
         self.openings = pl.DataFrame(schema=OPENING_SCHEMA)
         self._pairs = pairs
         self._hashes = pairs.select("transaction_hash").unique()
@@ -116,6 +144,15 @@ class Known:
             streams.add(self._of_file(raw))
         self.position = head
         self._note_broken(streams.problems(self.heads))
+
+    def hold(self, heads: pl.DataFrame, events: pl.DataFrame, broken: pl.DataFrame, openings: pl.DataFrame) -> None:
+        """Take what somebody else has found out about the file instead of reading the store.
+
+        `events` (`RAW_SCHEMA`): every event of the file's transactions, and any others.
+        """
+        self.heads, self.openings = self._of_file(heads), self._of_file(openings)
+        self._note_broken(broken)
+        self._tail.append(self._of_transactions(self._decoded(events)))
 
     def catch_up(self, store: Store, connection: Connection) -> None:
         """Read what others appended since; the caller holds the append lock."""

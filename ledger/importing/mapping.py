@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -25,7 +25,8 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     `columns` is our column name to theirs; `types` and `statuses` are their value to ours (`earn = "credit"`).
     With `signed_amounts` the sign alone decides the type: negative is a debit. `amount_scale` is how many decimal
     places are points: 2 reads "12.34" as 1234, 0 reads "10.0" as 10; without it an amount is a plain integer.
-    `timezone` is for times without a zone. `delimiter` is CSV's.
+    `timezone` is for times without a zone. `epoch_unit` is what times are counted in that a topic has as integers
+    since 1970 (`s`, `ms`, `us` or `ns`). `delimiter` is CSV's.
     """
 
     columns: dict[str, str] = {}
@@ -34,6 +35,7 @@ class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     signed_amounts: bool = False
     amount_scale: int | None = None
     timezone: str = "UTC"
+    epoch_unit: Literal["s", "ms", "us", "ns"] | None = None
     delimiter: str = ","
 
     def source_name(self, column: str) -> str:

@@ -18,12 +18,22 @@ from ledger.importing.json_keys import repeated_key
 from ledger.importing.mapping import Mapping
 from schemas.errors import UsageError
 
-__all__ = ["FORMATS", "FileSource", "Source", "as_text", "column_name", "require_columns"]
+__all__ = [
+    "FORMATS",
+    "FileSource",
+    "Source",
+    "as_text",
+    "column_name",
+    "object_batch",
+    "read_object",
+    "require_columns",
+]
 
 #: Format to the endings of its files.
 FORMATS = {"csv": (".csv",), "jsonl": (".jsonl", ".ndjson"), "parquet": (".parquet",)}
 BATCH_ROWS = 50_000
 _NAMES = "csv, jsonl or parquet"
+_decode = msgspec.json.Decoder().decode
 
 
 class Source(Protocol):
@@ -95,7 +105,6 @@ class FileSource:
 
 
 def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
-    decoder = msgspec.json.Decoder()
     lines: list[int] = []
     objects: list[dict[str, Any]] = []
     bad: list[BadRow] = []
@@ -105,28 +114,35 @@ def _read_jsonl(stream: BinaryIO, where: str) -> Iterator[Batch]:
         if not text.strip():
             continue
         try:
-            value = decoder.decode(text)
-            key = repeated_key(text, value) if isinstance(value, dict) else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            bad.append((number, f"the line is not JSON: {error}", text.decode("utf-8", "surrogateescape")))
-            continue
-        if not isinstance(value, dict):
-            bad.append((number, "the line is no JSON object", text.decode()))
-            continue
-        if key is not None:
-            bad.append((number, f"the line has the key {key!r} twice", text.decode()))
-            continue
-        lines.append(number)
-        objects.append(value)
+            objects.append(read_object(text))
+            lines.append(number)
+        except ValueError as error:
+            bad.append((number, f"the line {error}", text.decode("utf-8", "surrogateescape")))
         if len(objects) + len(bad) >= BATCH_ROWS:
-            yield _objects(lines, objects, bad)
+            yield object_batch(lines, objects, bad)
             lines, objects, bad = [], [], []
     if number == 0:
         raise UsageError("the file is empty", where=where, next_step="check that it was written whole")
-    yield _objects(lines, objects, bad)
+    yield object_batch(lines, objects, bad)
 
 
-def _objects(lines: list[int], objects: list[dict[str, Any]], bad: list[BadRow]) -> Batch:
+def read_object(text: bytes) -> dict[str, Any]:
+    """Return the JSON object that a text is; ValueError says what the text is or has instead, without its subject."""
+    try:
+        value = _decode(text)
+        key = repeated_key(text, value) if isinstance(value, dict) else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        # The caller says of what: to it, any text that is no row is the same kind of wrong.
+        raise ValueError("is no JSON object")  # noqa: TRY004 - the reason is data, not a caller's mistake.
+    if key is not None:
+        raise ValueError(f"has the key {key!r} twice")
+    return value
+
+
+def object_batch(lines: list[int], objects: list[dict[str, Any]], bad: list[BadRow]) -> Batch:
+    """Return JSON objects as a batch of rows, `lines` being their numbers, with the rows that could not be read."""
     names = dict.fromkeys(name for value in objects for name in value)
     columns = [
         pl.Series(column_name(name), [as_text(value.get(name)) for value in objects], dtype=pl.String) for name in names

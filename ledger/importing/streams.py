@@ -38,10 +38,17 @@ class Streams:
         newest = followed.group_by("account_id", maintain_order=True).agg(pl.col("version", "chain").last())
         self._last = pl.concat([self._last.join(newest, on="account_id", how="anti"), newest])
 
-    def problems(self, heads: pl.DataFrame) -> pl.DataFrame:
-        """Return what is wrong with which account, once each; `heads` are those of the same accounts."""
-        found = self._waiting.group_by("account_id").agg(found=pl.col("version").min())
-        both = self._last.join(heads, on="account_id", how="full", coalesce=True, suffix="_head").join(
+    def problems(self, heads: pl.DataFrame, among: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return what is wrong with which account, once each; `heads` are those of the same accounts.
+
+        With `among` (`account_id`) only these accounts are looked at, and `heads` are theirs.
+        """
+        last, waiting, broken = (
+            frame if among is None else frame.join(among, on="account_id", how="semi")
+            for frame in (self._last, self._waiting, self._broken)
+        )
+        found = waiting.group_by("account_id").agg(found=pl.col("version").min())
+        both = last.join(heads, on="account_id", how="full", coalesce=True, suffix="_head").join(
             found, on="account_id", how="full", coalesce=True
         )
         next_version = pl.col("version").fill_null(0) + 1
@@ -58,7 +65,7 @@ class Streams:
             .then(pl.lit("the hash chain of its last event is not its head's"))
         )
         ends = both.select("account_id", problem=problem).filter(pl.col("problem").is_not_null())
-        return pl.concat([self._broken, ends]).unique("account_id", keep="first", maintain_order=True)
+        return pl.concat([broken, ends]).unique("account_id", keep="first", maintain_order=True)
 
     def _with_waiting(self, raw: pl.DataFrame) -> pl.DataFrame:
         if self._waiting.is_empty():

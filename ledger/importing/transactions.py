@@ -18,7 +18,7 @@ import polars as pl
 from ledger.ahead import mapped_ahead, read_ahead
 from ledger.importing.batches import LINE
 from ledger.importing.decide import Decided, decide
-from ledger.importing.known import PAIR_SCHEMA, Known, id_hash
+from ledger.importing.known import OWNER_SCHEMA, PAIR_SCHEMA, Known, id_hash, owners_among
 from ledger.importing.mapping import Mapping
 from ledger.importing.profile import Profiler
 from ledger.importing.rejects import Rejects
@@ -136,20 +136,12 @@ def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, 
 
 def _owners_in_file(staged: _Staged, broken: pl.DataFrame) -> pl.DataFrame:
     """Return `transaction_id`, `owner` for the transactions that the file has in several accounts: the first row's."""
-    schema = {"transaction_id": pl.String(), "owner": pl.String()}
     pairs = staged.pairs().unique()
     spread = pairs.filter(pl.col("transaction_hash").is_duplicated())["transaction_hash"].unique()
     if spread.is_empty():
-        return pl.DataFrame(schema=schema)
-    rows = (
-        staged.spill.scan()
-        .filter(id_hash("transaction_id").is_in(spread.implode()))
-        .join(broken.lazy(), on="account_id", how="anti")
-        .sort(LINE)
-        .select("transaction_id", owner="account_id")
-        .collect()
-    )
-    return rows.unique("transaction_id", keep="first", maintain_order=True)
+        return pl.DataFrame(schema=OWNER_SCHEMA)
+    rows = staged.spill.scan().filter(id_hash("transaction_id").is_in(spread.implode())).collect()
+    return owners_among(rows, broken)
 
 
 class _Ready(NamedTuple):

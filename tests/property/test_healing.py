@@ -70,7 +70,7 @@ def test_a_whole_copy_brings_everything_back(whole: Path, losses: str | list[tup
         records = sum(map(len, stream))
         for partition in stream:
             for again in data.draw(st.lists(st.integers(0, max(0, len(partition) - 1)), max_size=3)):
-                partition += partition[again : again + 2]
+                partition.extend(partition[again : again + 2])
         copy = ListCopy(stream, size=data.draw(st.integers(1, 50)))
         _lose(store, losses)
         stored = len(everything(store))
