@@ -42,20 +42,25 @@ STOP_SECONDS_MAX = 20
 #: Below the ports that systems hand out to outgoing connections, so that a killed broker gets its own port again.
 PORTS = range(12_000, 32_000)
 SASL_USER, SASL_PASSWORD = "ledger", "a-password-of-the-tests"
+LOGIN = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{SASL_USER}="{SASL_PASSWORD}";'
 #: Starts fast and stays small; how fast the broker is once warm is of no account.
 JVM = ("-Xmx512m", "-Xms128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 SETTINGS = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL_PLAINTEXT://127.0.0.1:{sasl}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={listeners}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL
 sasl.enabled.mechanisms=PLAIN
-listener.name.sasl_plaintext.plain.sasl.jaas.config=\
-org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+listener.name.sasl_plaintext.plain.sasl.jaas.config={login}
+listener.name.sasl_ssl.plain.sasl.jaas.config={login}
+ssl.keystore.type=PKCS12
+ssl.keystore.location={keystore}
+ssl.keystore.password={password}
+ssl.key.password={password}
 log.dirs={data}
 num.partitions=1
 auto.create.topics.enable=false
@@ -98,12 +103,15 @@ class Broker:
 class OwnBroker(Broker):
     """A broker of our own in `folder`: its data, settings and output are all there, and its ports stay the same.
 
-    `sasl_bootstrap_servers` is a second listener (SASL_PLAINTEXT, mechanism PLAIN, `SASL_USER` and `SASL_PASSWORD`).
+    `sasl_bootstrap_servers` is a second listener (SASL_PLAINTEXT, mechanism PLAIN, `SASL_USER` and `SASL_PASSWORD`),
+    `tls_bootstrap_servers` a third: the same over TLS (SASL_SSL), its certificate being in `certificate` (PEM).
     """
 
     def __init__(self, jars: Path, folder: Path) -> None:
-        plain, sasl, controller = _free_ports(3)
+        plain, sasl, tls, controller = _free_ports(4)
         self.sasl_bootstrap_servers = f"127.0.0.1:{sasl}"
+        self.tls_bootstrap_servers = f"127.0.0.1:{tls}"
+        self.certificate = folder / "certificate.pem"
         self.folder = folder
         self.jars = jars
         self._settings = folder / "server.properties"
@@ -111,12 +119,12 @@ class OwnBroker(Broker):
         data = folder / "data"
         super().__init__(f"127.0.0.1:{plain}", data)
         (folder / "tmp").mkdir()
-        ports = {"plain": plain, "sasl": sasl, "controller": controller}
-        self._settings.write_text(SETTINGS.format(**ports, data=data, user=SASL_USER, password=SASL_PASSWORD))
+        ports = {"PLAINTEXT": plain, "SASL_PLAINTEXT": sasl, "SASL_SSL": tls}
+        listeners = ",".join(f"{protocol}://127.0.0.1:{port}" for protocol, port in ports.items())
+        secrets = {"login": LOGIN, "password": SASL_PASSWORD, "keystore": self._make_key()}
+        self._settings.write_text(SETTINGS.format(listeners=listeners, controller=controller, data=data, **secrets))
         identity = ("--cluster-id", "bGVkZ2VyLXJlcGxheS10ZQ", "--config", str(self._settings))
-        with self._log.open("ab") as output:
-            command = [*self._java(), "kafka.tools.StorageTool", "format", *identity]
-            subprocess.run(command, check=True, stdout=output, stderr=output, env=self._environment(), cwd=folder)
+        self._run([*self._java(), "kafka.tools.StorageTool", "format", *identity])
 
     @property
     def pid(self) -> int:
@@ -192,6 +200,24 @@ class OwnBroker(Broker):
         # Native libraries are unpacked to the temporary folder of Java, and warnings go to the standard error.
         options = (f"-Djava.io.tmpdir={self.folder / 'tmp'}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
         return ["java", *JVM, *options, "-cp", f"{self.jars}/*"]
+
+    def _make_key(self) -> Path:
+        keystore = self.folder / "keystore.p12"
+        # The one that belongs to this Java, wherever the name on PATH leads.
+        keytool = str(Path(shutil.which("java") or "java").resolve().with_name("keytool"))
+        where = ["-alias", "broker", "-keystore", str(keystore), "-storepass", SASL_PASSWORD]
+        name = ["-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1", "-validity", "3650"]
+        self._run([keytool, "-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", *name, *where])
+        self._run([keytool, "-exportcert", "-rfc", "-file", str(self.certificate), *where])
+        return keystore
+
+    def _run(self, command: list[str]) -> None:
+        with self._log.open("ab") as output:
+            done = subprocess.run(
+                command, check=False, stdout=output, stderr=output, env=self._environment(), cwd=self.folder
+            )
+        if done.returncode != 0:
+            raise RuntimeError(f"{command[0]} ended with status {done.returncode}: {self._log.read_text()}")
 
     def _environment(self) -> dict[str, str]:
         return {name: os.environ[name] for name in ("PATH", "JAVA_HOME") if name in os.environ} | {"LC_ALL": "C"}
@@ -273,8 +299,11 @@ def _resolve(jars: Path) -> None:
         except subprocess.TimeoutExpired:
             raise BrokerUnavailableError(f"no Kafka: Maven took over {RESOLVE_SECONDS_MAX} s; {advice}") from None
         if done.returncode != 0:
-            why = next((line for line in done.stdout.splitlines() if "ERROR" in line), f"exit {done.returncode}")
-            raise BrokerUnavailableError(f"no Kafka: Maven did not resolve it ({why.strip()}); {advice}")
+            # The first line of its errors says why; colours have no place in a reason.
+            said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+            why = re.search(r"^\[ERROR\] *(.*)$", said, re.MULTILINE)
+            reason = why[1] if why else f"exit {done.returncode}"
+            raise BrokerUnavailableError(f"no Kafka: Maven did not resolve it ({reason}); {advice}")
         lib.rename(jars)
 
 

@@ -161,14 +161,29 @@ def test_a_hurt_broker_is_healed(own_kafka: OwnBroker, topic_name: str) -> None:
     make_topic(own_kafka, f"{topic_name}-stopped")
 
 
-def test_sasl_asks_for_the_password(own_kafka: OwnBroker) -> None:
-    """The second listener takes the right password only."""
+@pytest.mark.parametrize("protocol", ["SASL_PLAINTEXT", "SASL_SSL"])
+def test_guarded_listeners_ask_for_the_password(own_kafka: OwnBroker, protocol: str) -> None:
+    """The listeners with a login, with and without TLS, take the right password only."""
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
-    options = {"bootstrap_servers": own_kafka.sasl_bootstrap_servers, "bootstrap_timeout_ms": 5_000}
-    options |= {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": SASL_USER}
+    options = {"security_protocol": protocol, "sasl_mechanism": "PLAIN", "sasl_plain_username": SASL_USER}
+    if protocol == "SASL_SSL":
+        options |= {"bootstrap_servers": own_kafka.tls_bootstrap_servers, "ssl_cafile": str(own_kafka.certificate)}
+    else:
+        options |= {"bootstrap_servers": own_kafka.sasl_bootstrap_servers}
     with KafkaAdminClient(**options, sasl_plain_password=SASL_PASSWORD) as admin:
         assert admin.describe_cluster()["brokers"]
     with pytest.raises(KafkaError):
-        KafkaAdminClient(**options, sasl_plain_password="another")  # noqa: S106 - it is there to be refused
+        KafkaAdminClient(**options, sasl_plain_password="another", bootstrap_timeout_ms=1_500)  # noqa: S106 - is refused
+
+
+def test_tls_is_checked(own_kafka: OwnBroker) -> None:
+    """A client that does not know the certificate does not connect."""
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError
+
+    options = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "sasl_plain_username": SASL_USER}
+    options |= {"bootstrap_servers": own_kafka.tls_bootstrap_servers, "bootstrap_timeout_ms": 1_500}
+    with pytest.raises(KafkaError):
+        KafkaAdminClient(**options, sasl_plain_password=SASL_PASSWORD)
