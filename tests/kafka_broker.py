@@ -293,7 +293,8 @@ def _resolve(jars: Path) -> None:
         raise BrokerUnavailableError(f"no Kafka: there is no `mvn` on PATH; install Maven, or name a broker in {GIVEN}")
     with tempfile.TemporaryDirectory(prefix="resolving-", dir=CACHE) as folder:
         lib = Path(folder) / "lib"
-        command = [maven, "-B", "-q", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={lib}"]
+        # -U: what was not found the last time is asked for again.
+        command = [maven, "-B", "-q", "-U", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={lib}"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RESOLVE_SECONDS_MAX)
         except subprocess.TimeoutExpired:
