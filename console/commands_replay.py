@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from console.answer import Answer
 from console.run import NO_TABLE, Run, command, without_subcommand
-from console.source import Source, need_store
+from console.source import AcceptTopic, Source, TopicName, Workers, need_source, store_position, topic_position
+from console.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from replay import Rebuild
@@ -41,7 +39,7 @@ def project(
     from consumers import project as bring_forward
 
     stop = threading.Event()
-    with run.ledger() as store, _stopped_by_signals(stop, only_if=follow), run.progress("projecting") as progress:
+    with run.ledger() as store, stopped_by_signals(stop, only_if=follow), run.progress("projecting") as progress:
         found = bring_forward(store, follow=follow, should_stop=stop.is_set, progress=progress)
     parked = [f"not certified: {account_id}; `verify` says why" for account_id in found.parked]
     return Answer(
@@ -52,27 +50,15 @@ def project(
     )
 
 
-@contextmanager
-def _stopped_by_signals(stop: threading.Event, *, only_if: bool) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end a follower after the batch in hand, with its answer."""
-    if not only_if:
-        yield
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
-    try:
-        yield
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
-
-
 def rebuild(
     run: Run,
     *,
     source: Source = "store",
     until: Annotated[
-        int | None, typer.Option("--until", metavar="POS", help="Stop after this position (default: the newest).")
+        str | None,
+        typer.Option(
+            "--until", metavar="POS", help="Stop after a position (default: the newest): 1200, of a topic 0:120,1:98."
+        ),
     ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Make it live after it verifies.")] = False,
     restart: Annotated[
@@ -81,24 +67,37 @@ def rebuild(
     projections: Annotated[
         bool, typer.Option("--projections", help="Fold transactions and relations too, and certify them.")
     ] = False,
+    topic: TopicName = None,
+    accept_topic: AcceptTopic = False,
+    workers: Workers = None,
 ) -> Answer:
     """Replay every event from zero into a new generation of the read model."""
     from console.words import certificate_lines
     from projections import RELATIONS, TRANSACTIONS
-    from replay import rebuild as replay_all
 
-    need_store(source)
-    with run.ledger() as store, run.progress("rebuilding") as progress:
-        found = replay_all(
-            store,
-            until=until,
-            promote=promote,
-            checkpoint_folder=run.data / "checkpoints",
-            restart=restart,
-            progress=progress,
-            now=run.now,
-            projections=(TRANSACTIONS, RELATIONS) if projections else (),
-        )
+    need_source(source)
+    shared: dict[str, Any] = {
+        "promote": promote,
+        "checkpoint_folder": run.data / "checkpoints",
+        "restart": restart,
+        "now": run.now,
+        "projections": (TRANSACTIONS, RELATIONS) if projections else (),
+    }
+    with run.ledger() as store:
+        if source == "topic":
+            from replay.topic import rebuild_from_topic
+
+            end = topic_position(until, "--until")
+            more: dict[str, Any] = {"accept_topic": accept_topic, "workers": workers}
+            with run.watch() as watch:
+                found = rebuild_from_topic(
+                    store, run.kafka(), run.topic(topic), until=end, watch=watch, **more, **shared
+                )
+        else:
+            from replay import rebuild as from_store
+
+            with run.progress("rebuilding") as progress:
+                found = from_store(store, until=store_position(until, "--until"), progress=progress, **shared)
     return Answer(
         verdict=found.verdict,
         fields={"certificate": found.certificate, "generation": found.generation, "promoted": found.promoted},

@@ -1,0 +1,128 @@
+"""Events sent to a topic: batch by batch, each acknowledged whole by all replicas before anything is said of it.
+
+The producer is idempotent and has one request a partition under way at a time, so what it sends twice it writes
+once, and in the order it was given. Where a send fails for good, events behind it in other requests may have been
+written: the batch is then sent again as a whole by the next run, and readers drop by version what they have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from kafka import KafkaProducer
+from kafka.errors import AuthorizationError, KafkaConfigurationError, KafkaError, MessageSizeTooLargeError
+from kafka.partitioner import murmur2
+
+from replay.topic.connection import Connection
+from replay.topic.metadata import Topic
+from schemas.errors import BrokerError, ConfigurationError
+
+__all__ = ["Delivery", "Span", "partition_of"]
+
+#: Bytes of one partition sent at once, before compression: a fourth of what brokers take by default.
+BATCH_BYTES = 256 * 1024
+
+#: Milliseconds that a partition's bytes wait for more; a batch of events ends with a flush, which waits for nothing.
+LINGER_MS = 20
+
+#: Bytes of one request; how large an event may be is the broker's to say.
+REQUEST_BYTES_MAX = 16 * 1024 * 1024
+
+#: Seconds beyond the connection's patience in which the producer must have given up by itself.
+GRACE_SECONDS = 5.0
+
+#: Keys whose partition is remembered: the hash is made in Python, and costs more than the rest of a send.
+KEYS_REMEMBERED = 100_000
+
+
+class Span(NamedTuple):
+    """What was written of a delivery to one partition: the first offset, and the next after the last."""
+
+    first: int
+    next: int
+
+
+@lru_cache(maxsize=KEYS_REMEMBERED)
+def partition_of(account_id: str, partitions: int) -> int:
+    """Return the partition of an account, the one that every Java client would choose for the key."""
+    return int(murmur2(account_id.encode()) & 0x7FFFFFFF) % partitions
+
+
+class Delivery:
+    """A producer for one topic; use it as a context."""
+
+    def __init__(self, connection: Connection, topic: Topic) -> None:
+        self._topic = topic.name
+        self._partitions = len(topic.partitions)
+        self._patience_seconds = connection.stall_timeout_seconds
+        self._where = f"topic {topic.name!r} on {connection.bootstrap_servers}"
+        self._producer = self._made(connection)
+
+    def _made(self, connection: Connection) -> Any:
+        options = connection.kafka_python()
+        patience_ms = max(1, round(connection.stall_timeout_seconds * 1_000))
+        try:
+            return KafkaProducer(
+                **options,
+                acks="all",
+                enable_idempotence=True,
+                retries=float("inf"),  # Until the delivery's own time is over.
+                max_in_flight_requests_per_connection=5,
+                delivery_timeout_ms=max(patience_ms, options["request_timeout_ms"] + LINGER_MS),
+                max_block_ms=patience_ms,
+                compression_type="zstd",
+                batch_size=BATCH_BYTES,
+                linger_ms=LINGER_MS,
+                max_request_size=REQUEST_BYTES_MAX,
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
+        except KafkaConfigurationError as error:
+            raise ConfigurationError(
+                f"the Kafka client cannot be made: {error}", where="[kafka]", next_step="check its options"
+            ) from error
+        except KafkaError as error:
+            raise self._failed(error, None) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        # Whatever was not acknowledged is void by now, so there is nothing to wait for after an error.
+        self._producer.close(timeout=GRACE_SECONDS if kind is None else 1)
+
+    def deliver(self, account_ids: Sequence[str], states: Sequence[bytes]) -> dict[int, Span]:
+        """Write events in this order, and return by partition where; BrokerError if one was not acknowledged."""
+        topic, partitions, send = self._topic, self._partitions, self._producer.send
+        try:
+            sent = [
+                send(topic, state, account_id.encode(), partition=partition_of(account_id, partitions))
+                for account_id, state in zip(account_ids, states, strict=True)
+            ]
+            self._producer.flush(self._patience_seconds + GRACE_SECONDS)
+        except KafkaError as error:
+            raise self._failed(error, None) from error
+        spans: dict[int, Span] = {}
+        for account_id, future in zip(account_ids, sent, strict=True):
+            if not future.succeeded():
+                raise self._failed(future.exception, account_id) from future.exception
+            _, partition, _, offset, *_ = future.value
+            before = spans.get(partition)
+            spans[partition] = Span(before.first if before else offset, offset + 1)
+        return spans
+
+    def _failed(self, error: BaseException | None, account_id: str | None) -> BrokerError:
+        of_account = "" if account_id is None else f", account {account_id!r}"
+        if isinstance(error, AuthorizationError):
+            next_step = "see [kafka.security], and what this client may do"
+        elif isinstance(error, MessageSizeTooLargeError):
+            next_step = "raise max.message.bytes of the topic, then run it again"
+        else:
+            next_step = "check that the brokers are up, then run it again: it goes on where it stopped"
+        reason = str(error) or type(error).__name__
+        return BrokerError(
+            f"Kafka did not take every event: {reason}", where=self._where + of_account, next_step=next_step
+        )
