@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from console import commands_ask, commands_check, commands_data, commands_replay
+from console import commands_ask, commands_check, commands_data, commands_import, commands_replay
 from console.answer import Answer
 from console.damage import Damage, Victims, damage_accounts, damage_read_model, damage_store, damage_transactions
 from console.generate import generate
@@ -132,13 +132,13 @@ def _disaster(stage: _Stage, files: Path, *, accounts: int, events: int, seed: i
 def _bring_in(stage: _Stage, files: Path) -> None:
     stage.chapter("Import: good rows become events, bad ones are named")
     stage.command(f"import transactions {files / 'transactions.csv'}")
-    answer = commands_data.import_transactions(stage.run(), file=str(files / "transactions.csv"))
+    answer = commands_import.import_transactions(stage.run(), file=str(files / "transactions.csv"))
     _show(stage, answer)
     stage.see("import transactions", _rejected(answer))
-    again = commands_data.import_transactions(stage.run(), file=str(files / "transactions.csv"))
+    again = commands_import.import_transactions(stage.run(), file=str(files / "transactions.csv"))
     stage.claim(again.fields["imported"] == 0, "importing the same file again changes nothing")
     stage.command(f"import accounts {files / 'accounts.csv'}")
-    _show(stage, commands_data.import_accounts(stage.run(), file=str(files / "accounts.csv")))
+    _show(stage, commands_import.import_accounts(stage.run(), file=str(files / "accounts.csv")))
 
 
 def _rejected(answer: Answer) -> list[Damage]:
@@ -240,7 +240,7 @@ def _bring_back(stage: _Stage, exported: Path, before: Answer) -> None:
     stage.chapter("Back again: a new ledger from the exported events")
     folder = stage.folder / "restored"
     stage.command(f"--data {folder} import events {exported}")
-    _show(stage, commands_data.import_events(stage.run(folder), file=str(exported)))
+    _show(stage, commands_import.import_events(stage.run(folder), file=str(exported)))
     stage.command(f"--data {folder} rebuild --promote")
     answer = commands_replay.rebuild(stage.run(folder), promote=True)
     _show(stage, answer)

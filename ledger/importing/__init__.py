@@ -2,6 +2,7 @@
 
 from ledger.importing.accounts import import_accounts
 from ledger.importing.events import export_events, import_events
+from ledger.importing.healing import Copy, Healed, heal
 from ledger.importing.mapping import Mapping, load_mapping, mapping_of
 from ledger.importing.result import ColumnProfile, Imported, Progress
 from ledger.importing.sources import FileSource, Source
@@ -10,13 +11,16 @@ from ledger.importing.transactions import import_transactions
 
 __all__ = [
     "ColumnProfile",
+    "Copy",
     "FileSource",
+    "Healed",
     "Imported",
     "Mapping",
     "Progress",
     "Source",
     "TableSource",
     "export_events",
+    "heal",
     "import_accounts",
     "import_events",
     "import_transactions",

@@ -1,0 +1,231 @@
+"""Commands that bring data in: rows of another system, and events of an export or of the topic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from console.answer import Answer
+from console.import_answers import absent_rows, healed_answer, imported_answer
+from console.run import FORMATS, NO_TABLE, Run, command
+from console.settings import FILE_NAME
+from console.words import count
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from ledger.importing import Mapping, Source
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    imports = typer.Typer(
+        no_args_is_help=True, help="Bring rows of another system, or exported events, into the ledger."
+    )
+    command(imports, "transactions", formats=_import_formats)(import_transactions)
+    command(imports, "accounts", formats=_import_formats)(import_accounts)
+    command(imports, "events", formats=_event_formats)(import_events)
+    app.add_typer(imports, name="import")
+
+
+def _import_formats(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """Only the profile of a dry run is a table."""
+    return FORMATS if arguments["dry_run"] else NO_TABLE
+
+
+def _event_formats(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """Only the plan of a dry run from the topic is a table."""
+    return FORMATS if arguments["dry_run"] and arguments["source"] else NO_TABLE
+
+
+_File = Annotated[
+    str | None, typer.Argument(metavar="[FILE]", help="CSV, JSON Lines or Parquet by its ending; - is standard input.")
+]
+_InputFormat = Annotated[
+    str | None, typer.Option("--input-format", metavar="FORMAT", help="csv, jsonl or parquet, whatever the ending.")
+]
+_FromUrl = Annotated[
+    str | None, typer.Option("--from-url", metavar="URL", help="Read from another database, by SQLAlchemy URL.")
+]
+_Table = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The table there.")]
+_Query = Annotated[str | None, typer.Option("--query", metavar="SQL", help="A query there, instead of a table.")]
+_Map = Annotated[
+    Path | None, typer.Option("--map", metavar="FILE", help="TOML mapping (default: [import] of the configuration).")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do, with a profile of the columns.")]
+_Rejects = Annotated[
+    Path | None,
+    typer.Option("--rejects", metavar="FILE", help="Where bad rows go (default: reports/rejects-NAME.csv)."),
+]
+
+
+def import_transactions(
+    run: Run,
+    *,
+    file: _File = None,
+    input_format: _InputFormat = None,
+    from_url: _FromUrl = None,
+    table: _Table = None,
+    query: _Query = None,
+    map: _Map = None,
+    dry_run: _DryRun = False,
+    rejects: _Rejects = None,
+) -> Answer:
+    """Turn rows of a transactions table into events; what is known already changes nothing."""
+    from ledger.importing import import_transactions as bring
+
+    mapping = _mapping(run, map)
+    source, name = _source(file, input_format, from_url, table, query)
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
+        found = bring(
+            store,
+            source,
+            mapping=mapping,
+            now=run.now,
+            dry_run=dry_run,
+            rejects=rejects or run.reports / f"rejects-{name}.csv",
+            progress=progress,
+        )
+    return imported_answer(run, found, dry_run=dry_run, timezone=mapping.timezone)
+
+
+def import_accounts(
+    run: Run,
+    *,
+    file: _File = None,
+    input_format: _InputFormat = None,
+    from_url: _FromUrl = None,
+    table: _Table = None,
+    query: _Query = None,
+    map: _Map = None,
+    as_opening_at: Annotated[
+        str | None,
+        typer.Option(
+            "--as-opening-at", metavar="TIME", help="Make opening balances of them, as events at this moment."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Drop the rows of earlier imports that are not among these.")
+    ] = False,
+    dry_run: _DryRun = False,
+    rejects: _Rejects = None,
+) -> Answer:
+    """Keep rows of a live accounts table for `drift` to compare; they become no events."""
+    from ledger.importing import import_accounts as bring
+
+    if replace and as_opening_at:
+        raise UsageError("--replace and --as-opening-at exclude each other", next_step="events are never replaced")
+
+    mapping = _mapping(run, map)
+    source, name = _source(file, input_format, from_url, table, query)
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
+        found = bring(
+            store,
+            source,
+            mapping=mapping,
+            now=run.now,
+            as_opening_at=run.moment(as_opening_at, "--as-opening-at") if as_opening_at else None,
+            replace=replace,
+            dry_run=dry_run,
+            rejects=rejects or run.reports / f"rejects-{name}.csv",
+            progress=progress,
+        )
+    absent = absent_rows(found.absent, is_replaced=replace, dry_run=dry_run)
+    more = {"absent": found.absent}
+    return imported_answer(run, found, dry_run=dry_run, timezone=mapping.timezone, fields=more, notes=absent)
+
+
+def import_events(
+    run: Run,
+    *,
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="JSON Lines of events, as `export events` writes them.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="SOURCE", help="topic: bring back from the topic what the ledger has lost."),
+    ] = None,
+    topic: Annotated[
+        str | None,
+        typer.Option("--topic", metavar="NAME", help="The topic (default: that of the TOML file, else ledger-events)."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would do; with --from topic, as a plan by event.")
+    ] = False,
+    rejects: _Rejects = None,
+) -> Answer:
+    """Append events to the ledger as they were, from an export or from the topic; what is known changes nothing.
+
+    Lost events come back where the hash chain proves them. From the topic it is all or nothing: one record that
+    contradicts the ledger, and the answer is REFUSED.
+    """
+    from ledger.importing import import_events as bring
+
+    if source is not None:
+        return _import_from_topic(run, file, source, topic, rejects, dry_run=dry_run)
+    if file is None or topic is not None:
+        raise UsageError("say what to import", next_step="give a FILE, or --from topic with or without --topic NAME")
+    chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
+        found = bring(store, file, rejects=chosen, dry_run=dry_run, progress=progress)
+    did = "would be put back" if dry_run else "put back"
+    restored = [f"{count(found.restored, 'lost event')} {did}"] if found.restored else []
+    return imported_answer(run, found, dry_run=dry_run, fields={"restored": found.restored}, notes=restored)
+
+
+def _import_from_topic(
+    run: Run, file: str | None, source: str, topic: str | None, rejects: Path | None, *, dry_run: bool
+) -> Answer:
+    from consumers.healing import heal_from_topic
+
+    if source != "topic":
+        raise UsageError(f"events are not imported from {source!r}", next_step="give a FILE, or --from topic")
+    if file is not None:
+        raise UsageError("a FILE and --from topic exclude each other", next_step="leave one of the two away")
+    if rejects is not None:
+        raise UsageError("--rejects is for a FILE", next_step="what is not taken from a topic is in the answer")
+    name = topic or run.settings.kafka.topic
+    connection = run.kafka()
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("comparing", unit="records") as progress:
+        found = heal_from_topic(store, connection, name, dry_run=dry_run, progress=progress, waiting=_waiting(run))
+    return healed_answer(found, topic=name, dry_run=dry_run)
+
+
+def _waiting(run: Run) -> Callable[[str], None]:
+    """Return what says once for each place that a reader waits there, however long it takes."""
+    return lambda words: run.warn(words.partition(" since ")[0]) if words else None
+
+
+def _name(file: str) -> str:
+    return "stdin" if file == "-" else Path(file).stem
+
+
+def _mapping(run: Run, file: Path | None) -> Mapping:
+    from ledger.importing import load_mapping, mapping_of
+
+    if file is not None:
+        return load_mapping(file)
+    return mapping_of(run.settings.imports, where=str(run.options.config or run.data / FILE_NAME))
+
+
+def _source(
+    file: str | None, format: str | None, url: str | None, table: str | None, query: str | None
+) -> tuple[Source, str]:
+    """Return what is to be read and a name for it, from the options that say so."""
+    from ledger.importing import FileSource
+
+    if (file is None) == (url is None):
+        raise UsageError("say what to import", next_step="give a FILE, or --from-url with --table or --query")
+    if file is not None:
+        if table or query:
+            raise UsageError("--table and --query belong to --from-url", next_step="leave them away for a file")
+        return FileSource(file, format=format), _name(file)
+    if (table is None) == (query is None):
+        raise UsageError("--from-url needs --table or --query, and only one of them", next_step="name a table")
+    from ledger.importing import TableSource
+
+    return TableSource(str(url), table=table, query=query), table or "query"

@@ -1,0 +1,132 @@
+"""What imports answer: counts, what was not taken and why, and in a dry run the profile or the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from console.answer import Answer
+from console.words import count, first_few
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from console.run import Run
+    from ledger.importing import ColumnProfile, Healed, Imported
+    from ledger.importing.healing import Record
+
+__all__ = ["absent_rows", "healed_answer", "imported_answer"]
+
+
+def absent_rows(rows: int, *, is_replaced: bool, dry_run: bool) -> list[str]:
+    """What became of the rows of earlier imports that were not in this one."""
+    if not rows:
+        return []
+    earlier = f"{count(rows, 'row')} of earlier imports {'is' if rows == 1 else 'are'} not in this one"
+    if is_replaced:
+        return [f"{earlier}: {'would be ' if dry_run else ''}dropped"]
+    return [f"{earlier} and stay for `drift` to compare; --replace drops them"]
+
+
+def imported_answer(
+    run: Run,
+    found: Imported,
+    *,
+    dry_run: bool,
+    timezone: str = "UTC",
+    fields: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> Answer:
+    """Return the answer of an import of rows, or of events from a file."""
+    if found.naive_times:
+        run.warn(f"{count(found.naive_times, 'time')} without a zone, taken in {timezone}")
+    if found.ignored_columns:
+        run.warn(f"columns that mean nothing here: {', '.join(found.ignored_columns)}")
+    did = "would be imported" if dry_run else "imported"
+    summary = [f"{count(found.imported, 'row')} {did}, {found.unchanged:,} unchanged, {found.rejected:,} rejected"]
+    if found.events:
+        summary.append(f"{count(found.events, 'event')} {'would be ' if dry_run else ''}appended")
+    rejects = [f"the rejected rows, with line and reason: {found.rejects}"] if found.rejects else []
+    document: dict[str, Any] = {
+        "imported": found.imported,
+        "restored": found.restored,
+        "unchanged": found.unchanged,
+        "rejected": found.rejected,
+        "rejects": str(found.rejects) if found.rejects else None,
+        "events": found.events,
+        **(fields or {}),
+        "dry_run": dry_run,
+    }
+    table = None
+    if found.profile is not None:
+        document["profile"] = found.profile
+        table = _profile(found.profile)
+    verdict = "REJECTS" if found.rejected else "OK"
+    return Answer(verdict=verdict, fields=document, table=table, summary=summary, notes=[*notes, *rejects])
+
+
+def healed_answer(found: Healed, *, topic: str, dry_run: bool) -> Answer:
+    """Return the answer of an import of events from a topic; in a dry run its table is the plan."""
+    would = "would be " if dry_run else ""
+    if found.verdict == "REFUSED":
+        summary = [
+            f"REFUSED, nothing written: {count(found.conflicts_count, 'record')} of the topic contradict the ledger"
+        ]
+    else:
+        summary = [
+            f"{count(found.restored, 'lost event')} {would}put back, {found.imported:,} {would}appended that the "
+            f"ledger never had, {count(found.unchanged, 'record')} unchanged"
+        ]
+    notes = [
+        *_records("contradicts the ledger", found.conflicts, found.conflicts_count),
+        *_records("not taken, since nothing proves it", found.unproved, found.unproved_count),
+        *_records("no event", found.poison, found.poison_count),
+        *(f"not read: partition {part.partition} at offset {part.offset:,}: {part.details}" for part in found.unread),
+    ]
+    document = {
+        "restored": found.restored,
+        "imported": found.imported,
+        "events": found.restored + found.imported,
+        "unchanged": found.unchanged,
+        "records": found.records,
+        "conflicts": found.conflicts,
+        "conflicts_count": found.conflicts_count,
+        "unproved": found.unproved,
+        "unproved_count": found.unproved_count,
+        "poison": found.poison,
+        "poison_count": found.poison_count,
+        "unread": found.unread,
+        "topic": topic,
+        "dry_run": dry_run,
+    }
+    return Answer(
+        verdict=found.verdict, fields=document, table=found.plan, table_name="plan", summary=summary, notes=notes
+    )
+
+
+def _records(what: str, listed: Sequence[Record], counted: int) -> list[str]:
+    lines = [
+        f"{what}: partition {record.partition}, offset {record.offset:,} "
+        f"({record.account_id or 'no account'} version {record.version or 'unknown'}): {record.reason}"
+        for record in listed
+    ]
+    more = counted - len(lines)
+    return [*first_few(lines, "records"), *([f"{count(more, 'more record')} like that, not listed"] if more else [])]
+
+
+def _profile(columns: list[ColumnProfile]) -> pl.DataFrame:
+    import polars as pl
+
+    rows = [
+        {
+            "column": each.column,
+            "rows": each.rows,
+            "empty": each.empty,
+            "distinct": each.distinct,
+            "min": each.min,
+            "max": each.max,
+            "values": ", ".join(f"{value} {times:,}" for value, times in (each.values or {}).items()),
+        }
+        for each in columns
+    ]
+    return pl.DataFrame(rows)
