@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from console.answer import Answer
 from console.run import FORMATS, Run, command
-from console.source import Source, need_store
+from console.source import Source, TopicName, Workers, need_source, store_position, topic_position
 from schemas.errors import RefusedError
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from replay import Balances
 
 __all__ = ["register"]
 
@@ -41,7 +44,12 @@ def balances(
     *,
     accounts: Annotated[list[str] | None, typer.Argument(metavar="[ACCOUNT]...", help="Only these accounts.")] = None,
     source: Source = "store",
-    at: Annotated[int | None, typer.Option("--at", metavar="POS", help="As of a position of the store.")] = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="POS", help="As of a position: of the store 1200, of a topic 0:120,1:98."),
+    ] = None,
+    topic: TopicName = None,
+    workers: Workers = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="As of a moment by when things happened: not yet.")
     ] = None,
@@ -51,13 +59,17 @@ def balances(
     ] = None,
 ) -> Answer:
     """Replay the events and show the balances of some accounts or all."""
-    need_store(source)
+    need_source(source)
     _refuse_moments({"--as-of": as_of, "--recorded-as-of": recorded_as_of})
     from console.words import certificate_lines
-    from replay import balances as ask
 
-    with run.ledger() as store, run.progress("replaying") as progress:
-        found = ask(store, accounts or (), at=at, progress=progress, now=run.now)
+    if source == "topic":
+        found = _from_topic(run, topic, accounts or (), topic_position(at, "--at"), workers)
+    else:
+        from replay import balances as ask
+
+        with run.ledger() as store, run.progress("replaying") as progress:
+            found = ask(store, accounts or (), at=store_position(at, "--at"), progress=progress, now=run.now)
     return Answer(
         verdict=found.verdict,
         fields={"watermark": found.watermark, "certificate": found.certificate},
@@ -65,6 +77,17 @@ def balances(
         table_name="accounts",
         summary=certificate_lines(found.certificate),
     )
+
+
+def _from_topic(
+    run: Run, topic: str | None, accounts: Sequence[str], at: dict[int, int] | None, workers: int | None
+) -> Balances:
+    from replay.topic import balances_from_topic
+
+    with run.ledger() as store, run.watch() as watch:
+        return balances_from_topic(
+            store, run.kafka(), run.topic(topic), accounts, at=at, workers=workers, watch=watch, now=run.now
+        )
 
 
 def history(

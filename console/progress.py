@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-__all__ = ["bar"]
+if TYPE_CHECKING:
+    from replay.topic.partition import State
+
+__all__ = ["bar", "partitions"]
 
 
 class _Speed(ProgressColumn):
@@ -22,6 +26,39 @@ class _Speed(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = f"{task.speed:,.0f} {self._unit}/s" if task.speed else ""
         return Text(f"{task.completed:,.0f} {self._unit} {speed}")
+
+
+@contextmanager
+def partitions(*, is_terminal: bool, say: Callable[[str], None]) -> Iterator[Callable[[dict[int, State]], None]]:
+    """Yield a callback that draws how far all partitions and each of them are; `say` gets what they wait for.
+
+    Speeds are of the whole. Where stderr is no terminal nothing is drawn.
+    """
+    if not is_terminal:
+
+        def tell(states: dict[int, State]) -> None:
+            for state in states.values():
+                if state.note:
+                    say(state.note)
+
+        yield tell
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), _Speed("events"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        whole = progress.add_task("replaying", total=None)
+        tasks: dict[int, TaskID] = {}
+
+        def show(states: dict[int, State]) -> None:
+            for partition, state in states.items():
+                if partition not in tasks:
+                    tasks[partition] = progress.add_task(f"partition {partition}", total=state.until)
+                note = f" ({state.note})" if state.note else ""
+                name = f"partition {partition} {state.position:,}/{state.until:,}{note}"
+                progress.update(tasks[partition], completed=state.position, description=name)
+            done = sum(state.position for state in states.values())
+            progress.update(whole, completed=done, total=sum(state.until for state in states.values()))
+
+        yield show
 
 
 @contextmanager

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from console.answer import Answer
     from ledger.store import Store
     from replay.topic.connection import Client, Connection
+    from replay.topic.full_replay import Watch
 
 __all__ = [
     "DEFAULT_DATA",
@@ -145,6 +146,18 @@ class Run:
             stall_timeout_seconds=settings.stall_timeout_seconds,
             client=settings.client or fastest,
         )
+
+    def topic(self, name: str | None) -> str:
+        """Return the topic of the event stream: --topic, or what the configuration says."""
+        return name or self.settings.kafka.topic
+
+    @contextmanager
+    def watch(self) -> Iterator[Watch]:
+        """Yield what shows how far each partition of a topic is; off a terminal it only says what it waits for."""
+        from console.progress import partitions
+
+        with partitions(is_terminal=sys.stderr.isatty(), say=self.warn) as show:
+            yield show
 
     @property
     def now(self) -> datetime:

@@ -1,4 +1,4 @@
-"""The option --from: where events come from."""
+"""The options --from, --topic and --workers, and what a position of a source looks like."""
 
 from __future__ import annotations
 
@@ -8,19 +8,59 @@ import typer
 
 from schemas.errors import RefusedError, UsageError
 
-__all__ = ["Source", "need_store"]
+__all__ = ["AcceptTopic", "Source", "TopicName", "Workers", "need_source", "store_position", "topic_position"]
 
-#: The sources whose names are taken, but which are not there yet.
-LATER = ("archive", "topic")
+SOURCES = ("store", "topic")
+#: The source whose name is taken, but which is not there yet.
+LATER = ("archive",)
 
-Source = Annotated[str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store.")]
+Source = Annotated[str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store or topic.")]
+TopicName = Annotated[
+    str | None, typer.Option("--topic", metavar="NAME", help="The topic (default: [kafka] topic, else ledger-events).")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", min=1, help="Processes that read a topic (default: the cores)."),
+]
+AcceptTopic = Annotated[
+    bool,
+    typer.Option("--accept-topic", help="Take the topic as it is now, whatever is known of it from before."),
+]
 
 
-def need_store(source: str) -> None:
-    """Let `store` pass; RefusedError for a source that comes later, UsageError for what is no source."""
+def need_source(source: str) -> None:
+    """Let a source pass; RefusedError for one that comes later, UsageError for what is none."""
     if source in LATER:
         raise RefusedError(
-            f"--from {source} is not there yet: it comes with the {source}", next_step="use --from store"
+            f"--from {source} is not there yet: it comes with the {source}", next_step="use --from store or topic"
         )
-    if source != "store":
-        raise UsageError(f"there is no source {source!r}", next_step="use --from store")
+    if source not in SOURCES:
+        raise UsageError(f"there is no source {source!r}", next_step="use --from store or topic")
+
+
+def store_position(text: str | None, option: str) -> int | None:
+    """Return a position of the store, None where none was given; UsageError for what is none."""
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"{option} {text!r} is no position of the store", next_step="it is a number, from 0")
+    return int(text)
+
+
+def topic_position(text: str | None, option: str) -> dict[int, int] | None:
+    """Return a position of a topic (`0:120,1:98`: next offset by partition), None where none was given.
+
+    UsageError for what is none.
+    """
+    if text is None:
+        return None
+    found: dict[int, int] = {}
+    for part in text.split(","):
+        partition, colon, offset = part.strip().partition(":")
+        if not (colon and partition.isdecimal() and offset.isdecimal()) or int(partition) in found:
+            raise UsageError(
+                f"{option} {text!r} is no position of a topic",
+                next_step="say the next offset of every partition once, like 0:120,1:98",
+            )
+        found[int(partition)] = int(offset)
+    return found

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replay.certificate import Certificate
+    from replay.certificate import Certificate, Position
+    from schemas import PoisonEvent
 
-__all__ = ["certificate_lines", "count", "first_few", "missing_lines"]
+__all__ = ["certificate_lines", "count", "first_few", "missing_lines", "position_text"]
 
 SHOWN_MAX = 10
 
@@ -24,15 +25,29 @@ def first_few(lines: Sequence[str], what: str) -> list[str]:
     return [*lines[:SHOWN_MAX], *([f"... and {rest:,} more {what}: --json lists all"] if rest > 0 else [])]
 
 
+def position_text(position: Position) -> str:
+    """Return a position as people read it and --until takes it: 1,200, or 0:120,1:98."""
+    if isinstance(position, int):
+        return f"{position:,}"
+    return ",".join(f"{partition}:{offset}" for partition, offset in sorted(position.items()))
+
+
+def _place(certificate: Certificate, found: PoisonEvent) -> str:
+    if found.partition is None:
+        return f"position {found.position:,}"
+    return f"topic {certificate.topic}, partition {found.partition}, offset {found.position:,}"
+
+
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a replay vouches for, and by name what it does not."""
     lines = [
         f"{certificate.verdict}: {count(certificate.events, 'event')} of {count(certificate.accounts, 'account')} "
-        f"replayed from the {certificate.source} up to position {certificate.position:,}",
+        f"replayed from the {certificate.source} up to position {position_text(certificate.position)}",
         f"digest {certificate.digest}",
     ]
     if certificate.resumed_from is not None:
-        lines.append(f"went on from the checkpoint at position {certificate.resumed_from:,} of an interrupted run")
+        resumed = position_text(certificate.resumed_from)
+        lines.append(f"went on from the checkpoint at position {resumed} of an interrupted run")
     if certificate.repeats:
         lines.append(f"{count(certificate.repeats, 'event')} came more than once and counted once")
     return [*lines, *missing_lines(certificate)]
@@ -40,13 +55,18 @@ def certificate_lines(certificate: Certificate) -> list[str]:
 
 def missing_lines(certificate: Certificate) -> list[str]:
     """Return by name what a replay could not read and whom it does not vouch for."""
+    unread = [
+        f"partition {found.partition} is read only to offset {found.offset:,} of {found.until:,}, {found.reason}: "
+        f"{found.details}; nothing is certified for its {count(found.accounts, 'account')}"
+        for found in certificate.unread
+    ]
     poison = [
-        f"cannot read the event at position {found.position:,}"
-        f" ({found.account_id or 'no account'} version {found.version}): {found.reason}"
+        f"cannot read the event at {_place(certificate, found)}"
+        f" ({found.account_id or 'no account'} version {found.version or 'unknown'}): {found.reason}"
         for found in certificate.poison
     ]
     parked = [
         f"not certified: {found.account_id} from version {found.version:,}, {found.reason}: {found.details}"
         for found in certificate.parked
     ]
-    return [*first_few(poison, "unreadable events"), *first_few(parked, "accounts that are not certified")]
+    return [*unread, *first_few(poison, "unreadable events"), *first_few(parked, "accounts that are not certified")]

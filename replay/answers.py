@@ -17,7 +17,7 @@ from replay.source import StoreSource
 from schemas.columns import DETAIL_COLUMNS, EVENT_SCHEMA
 from schemas.errors import PointsOverflow, UsageError
 
-__all__ = ["HISTORY_COLUMNS", "Balances", "History", "balances", "history"]
+__all__ = ["HISTORY_COLUMNS", "Balances", "History", "balances", "history", "name_unknown"]
 
 HISTORY_COLUMNS = (
     "version",
@@ -36,12 +36,12 @@ HISTORY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Balances:
-    """Balances rows in account order; `watermark` is the moment up to which the store is known to be whole."""
+    """Balances rows in account order; `watermark` is the moment up to which the source is known to be whole."""
 
     verdict: str
     rows: pl.DataFrame
     certificate: Certificate
-    watermark: datetime
+    watermark: datetime | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def balances(
         StoreSource.snapshot(store, account_ids=account_ids or None) as source,
         replayed(source, until=at, progress=progress) as replay,
     ):
-        _name_unknown(account_ids, replay)
+        name_unknown(account_ids, replay)
         # The snapshot holds everything that was appended up to this moment.
         return Balances(replay.verdict, replay.rows, replay.certificate, now or datetime.now(UTC))
 
@@ -82,7 +82,7 @@ def history(store: Store, account_id: str) -> History:
     PointsOverflow if a running sum is past int64.
     """
     with StoreSource.snapshot(store, account_ids=[account_id]) as source, replayed(source, [_EVENTS]) as replay:
-        _name_unknown([account_id], replay)
+        name_unknown([account_id], replay)
         events = replay.states.value(_EVENTS)
     return History(replay.verdict, _with_running_sums(events.sort("version")), replay.certificate)
 
@@ -103,7 +103,8 @@ _EVENTS = Projection(
 )
 
 
-def _name_unknown(account_ids: Sequence[str], replay: Replay) -> None:
+def name_unknown(account_ids: Sequence[str], replay: Replay) -> None:
+    """UsageError that names the accounts that a replay has never seen."""
     known = {*replay.gate.last["account_id"], *replay.parked_ids}
     unknown = sorted(set(account_ids) - known)
     if unknown:

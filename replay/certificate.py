@@ -13,24 +13,44 @@ import msgspec
 from replay.gate import Parked
 from schemas import PoisonEvent
 
-__all__ = ["COMPLETE", "INCOMPLETE", "REFUSED", "Certificate"]
+__all__ = ["COMPLETE", "INCOMPLETE", "REFUSED", "Certificate", "Position", "Unread"]
 
 COMPLETE = "COMPLETE"
 INCOMPLETE = "INCOMPLETE"
 REFUSED = "REFUSED"
 
+#: A place in a source: of the store a number, of a topic the next offset of each partition.
+Position = int | dict[int, int]
+
+
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition that could not be read to the end: from which offset, until where it was wanted, and why.
+
+    `accounts` counts the accounts seen in it before: what they did after is not known, so nothing is certified
+    for them. Reasons are those of `replay.topic.client`.
+    """
+
+    partition: int
+    offset: int
+    until: int
+    reason: str
+    details: str
+    accounts: int = 0
+
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """What was replayed, up to where, and the digest of the result.
 
-    `events` counts the events let through the gate, `accounts` those that have any event or a head, `repeats`
-    the events dropped because they were there before. `digest` is over the balances rows of all accounts that
-    are not parked. `resumed_from` is the position of the checkpoint that the run went on from, if it did.
+    `position` is the store's, or of a topic the next offset by partition. `events` counts the events let through
+    the gate, `accounts` those that have any event or a head, `repeats` the events dropped because they were there
+    before. `digest` is over the balances rows of all accounts that are not parked, nor in a partition that is
+    `unread`. `resumed_from` is the position of the checkpoint that the run went on from, if it did. `topic` and
+    `topic_id` say which topic it was.
     """
 
     source: str
     ledger_id: str
-    position: int
+    position: Position
     events: int
     accounts: int
     repeats: int
@@ -38,12 +58,20 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     poison: list[PoisonEvent]
     digest: str
     projections: dict[str, int]
-    resumed_from: int | None = None
+    resumed_from: Position | None = None
+    topic: str | None = None
+    topic_id: str | None = None
+    unread: list[Unread] = []
 
     @property
     def verdict(self) -> str:
-        """COMPLETE, or INCOMPLETE where an account is parked or an event could not be read."""
-        return INCOMPLETE if self.parked or self.poison else COMPLETE
+        """COMPLETE, or INCOMPLETE where an account is parked or anything could not be read."""
+        return INCOMPLETE if self.parked or self.poison or self.unread else COMPLETE
+
+    @property
+    def store_position(self) -> int:
+        """The position in the store; 0 of a topic, none of whose events is known by its place in the store."""
+        return self.position if isinstance(self.position, int) else 0
 
     def to_builtins(self) -> dict[str, Any]:
         """Return the certificate as JSON-ready values."""

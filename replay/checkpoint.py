@@ -1,9 +1,9 @@
 """Checkpoints of a running replay: position and state in one file, written together or not at all.
 
-A checkpoint belongs to one ledger, one set of projections at their versions, and one version of the column
-library whose frames it holds; one of another kind is not used. The file is written beside the old one, synced
-and renamed over it, with a BLAKE2b-256 of its content in front, so a kill at any moment leaves the old or the
-new one, and a damaged one is seen and not used. It goes when the run that wrote it is done.
+A checkpoint belongs to one ledger or one partition of a topic, one set of projections at their versions, and one
+version of the column library whose frames it holds; one of another kind is not used. The file is written beside the
+old one, synced and renamed over it, with a BLAKE2b-256 of its content in front, so a kill at any moment leaves the
+old or the new one, and a damaged one is seen and not used. It goes when the run that wrote it is done.
 """
 
 from __future__ import annotations
@@ -72,19 +72,19 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoints:
-    """Where one kind of run keeps its checkpoint."""
+    """Where one kind of run keeps its checkpoint; `identity` is what it replays: a ledger, or a topic's partition."""
 
     def __init__(
         self,
         folder: Path,
-        ledger_id: str,
+        identity: str,
         projections: tuple[Projection, ...],
         *,
         every_events: int = CHECKPOINT_EVENTS,
     ) -> None:
         kinds = ",".join(f"{projection.name}:{projection.version}" for projection in projections)
-        self.kind = f"{ledger_id} {kinds} polars:{pl.__version__}"
-        self.path = folder / f"rebuild-{ledger_id}.checkpoint"
+        self.kind = f"{identity} {kinds} polars:{pl.__version__}"
+        self.path = folder / f"rebuild-{identity}.checkpoint"
         self._every_events = every_events
         self._position = 0
 

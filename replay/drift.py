@@ -139,7 +139,7 @@ def _compared(source: StoreSource, side: _Side, replay: Replay) -> Drift:
     ).with_columns(_differs(field, side).alias(f"differs_{field}") for field in side.fields)
     differs = pl.any_horizontal(f"differs_{field}" for field in side.fields)
     wrong = both.filter(~_is_whole() | differs).sort("account_id")
-    causes = explain_accounts(source, wrong.filter(_is_whole()), until=replay.certificate.position)
+    causes = explain_accounts(source, wrong.filter(_is_whole()), until=replay.certificate.store_position)
     causes |= _row_causes(source, wrong.filter(~_is_whole()))
     entries = [entry for row in wrong.iter_rows(named=True) for entry in _entries(row, side, causes[row["account_id"]])]
     return Drift(

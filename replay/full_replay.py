@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import polars as pl
 
@@ -24,7 +25,7 @@ from replay.source import Batch, Source
 from replay.states import States
 from schemas.errors import UsageError
 
-__all__ = ["Replay", "overflows", "replayed"]
+__all__ = ["CORE", "Memory", "Replay", "concluded", "overflows", "replayed"]
 
 CORE = (BALANCES, ACCOUNT_STATUS)
 
@@ -54,7 +55,7 @@ class Replay:
         return [parked.account_id for parked in self.certificate.parked]
 
 
-class _Memory:
+class Memory:
     """The engine's target that keeps everything in memory and on spill files."""
 
     def __init__(self, states: States, gate: Gate, events: int, checkpoints: Checkpoints | None) -> None:
@@ -65,6 +66,7 @@ class _Memory:
         self._checkpoints = checkpoints
 
     def apply(self, batch: Batch) -> None:
+        """Take in one batch, and write a checkpoint where one is due."""
         admitted = self.gate.admit(batch.events, batch.poison)
         self.states.add(admitted)
         self.events += admitted.height
@@ -93,7 +95,7 @@ def replayed(
         raise UsageError(f"position {until} is not in the {source.name}", next_step=f"its head is {head}")
     with TemporaryDirectory(prefix="ledger-replay-") as folder:
         states = States([*CORE, *projections], spill=Path(folder))
-        target = _Memory(states, Gate(), 0, checkpoints)
+        target = Memory(states, Gate(), 0, checkpoints)
         found = checkpoints.load(until) if checkpoints is not None else None
         if found is not None and _still_holds(source, found):
             target.gate, target.events = found.gate(), found.events
@@ -117,27 +119,51 @@ def _still_holds(source: Source, found: Checkpoint) -> bool:
     return again.agrees_with(found.gate())
 
 
-def _finished(source: Source, target: _Memory, until: int, *, resumed_from: int | None) -> Replay:
+def _finished(source: Source, target: Memory, until: int, *, resumed_from: int | None) -> Replay:
     gate, states = target.gate, target.states
     ends = source.ends(until)
     parked = gate.parked(ends, source.copies)
-    balances = states.value(BALANCES)
-    for found in overflows(balances):
-        parked.setdefault(found.account_id, found)
-    whole = balances.filter(~pl.col("account_id").is_in(list(parked)))
-    rows = account_rows(whole.lazy(), states.value(ACCOUNT_STATUS).lazy()).collect().sort("account_id")
-    certificate = Certificate(
+    return concluded(
+        states,
+        gate,
+        parked,
+        known=[] if ends is None else [ends["account_id"]],
         source=source.name,
         ledger_id=source.identity,
         position=until,
         events=target.events,
-        accounts=_count_accounts(gate, ends, parked),
+        resumed_from=resumed_from,
+    )
+
+
+def concluded(
+    states: States,
+    gate: Gate,
+    parked: dict[str, Parked],
+    *,
+    known: Sequence[pl.Series] = (),
+    withheld: Sequence[str] = (),
+    **more: Any,
+) -> Replay:
+    """Return what the states come to: rows of all accounts neither parked nor withheld, and the certificate.
+
+    `parked` gains the accounts of which a sum overflows. `known` are ids of accounts that are counted beside those
+    of the gate; `more` are fields of the certificate that only the caller knows.
+    """
+    balances = states.value(BALANCES).filter(~pl.col("account_id").is_in(list(withheld)))
+    for found in overflows(balances):
+        parked.setdefault(found.account_id, found)
+    whole = balances.filter(~pl.col("account_id").is_in(list(parked)))
+    rows = account_rows(whole.lazy(), states.value(ACCOUNT_STATUS).lazy()).collect().sort("account_id")
+    ids = [gate.last["account_id"], pl.Series(list(parked), dtype=pl.String()), *known]
+    certificate = Certificate(
+        accounts=pl.concat(ids).n_unique(),
         repeats=gate.repeats.height,
         parked=sorted(parked.values(), key=lambda found: found.account_id),
-        poison=sorted(gate.poison, key=lambda poison: poison.position),
+        poison=sorted(gate.poison, key=lambda poison: (poison.partition or 0, poison.position)),
         digest=digest(rows),
         projections={projection.name: projection.version for projection in states.projections},
-        resumed_from=resumed_from,
+        **more,
     )
     return Replay(certificate, rows, states, gate)
 
@@ -150,10 +176,3 @@ def overflows(balances: pl.DataFrame) -> list[Parked]:
         Parked(account_id=account_id, version=version, reason="overflow", details=f"{column} {value} is past int64")
         for account_id, column, value, version in past.iter_rows()
     ]
-
-
-def _count_accounts(gate: Gate, ends: pl.DataFrame | None, parked: dict[str, Parked]) -> int:
-    known = [gate.last["account_id"], pl.Series(list(parked), dtype=pl.String())]
-    if ends is not None:
-        known.append(ends["account_id"])
-    return pl.concat(known).n_unique()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 import polars as pl
 
-from ledger.store import GENESIS, chains
+from ledger.store import GENESIS, chain, chains
 from schemas import PoisonEvent
 
 __all__ = ["LAST_SCHEMA", "Gate", "Parked"]
@@ -39,11 +39,15 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     position: int | None = None
     details: str = ""
+    partition: int | None = None
 
 
 @dataclass
 class Gate:
-    """Sequential per account; feed it batches with `admit`, then ask `parked` once at the end."""
+    """Sequential per account; feed it batches with `admit`, then ask `parked` once at the end.
+
+    With `links` it makes the chain of events that come without one, so that `last` can be held against heads.
+    """
 
     last: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LAST_SCHEMA))
     waiting: pl.DataFrame | None = None
@@ -52,6 +56,7 @@ class Gate:
         default_factory=lambda: pl.DataFrame(schema={"account_id": pl.String(), "version": pl.Int64()})
     )
     let_go: set[str] = field(default_factory=set)
+    links: bool = False
 
     def admit(self, events: pl.DataFrame, poison: list[PoisonEvent]) -> pl.DataFrame:
         """Return the events that may be folded now, in the batch's order; remember the rest."""
@@ -64,7 +69,7 @@ class Gate:
         if repeated.height:
             self.repeats = pl.concat([self.repeats, repeated.select(_KEY)])
         admitted = keys.filter("is_next")
-        self._remember(admitted)
+        self._remember(self._linked(events, admitted) if self.links else admitted)
         if admitted.height == events.height:
             return events
         self._hold_back(events, keys)
@@ -157,6 +162,19 @@ class Gate:
             self.poison.append(PoisonEvent(position=position, account_id=account_id, version=version, reason=reason))
         return first.drop("at")
 
+    def _linked(self, events: pl.DataFrame, admitted: pl.DataFrame) -> pl.DataFrame:
+        """Return admitted keys with the chain that their bytes make, from the chain let through before them."""
+        states = events["state"].gather(admitted["row"]).to_list()
+        made: list[bytes] = []
+        of, link = None, GENESIS
+        keys = admitted.select("account_id", "chain_last").iter_rows()
+        # One after the other, since each needs the one before it.
+        for (account_id, last), state in zip(keys, states, strict=True):
+            link = chain(link if account_id == of else last or GENESIS, state)
+            of = account_id
+            made.append(link)
+        return admitted.with_columns(chain=pl.Series(made, dtype=pl.Binary()))
+
     def _remember(self, admitted: pl.DataFrame) -> None:
         if admitted.is_empty():
             return
@@ -181,13 +199,16 @@ class Gate:
         return [
             Parked(
                 account_id=poison.account_id,
-                version=poison.version or 0,
+                version=poison.version or reached.get(poison.account_id, 0) + 1,
                 reason="poison_event",
                 position=poison.position,
                 details=poison.reason,
+                partition=poison.partition,
             )
             for poison in self.poison
-            if poison.account_id is not None and (poison.version or 0) > reached.get(poison.account_id, 0)
+            # An event of no version could be any, so nothing that was let through makes it harmless.
+            if poison.account_id is not None
+            and (poison.version is None or poison.version > reached.get(poison.account_id, 0))
         ]
 
     def _gaps(self) -> list[Parked]:

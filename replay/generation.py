@@ -18,8 +18,13 @@ from replay.engine import Progress, run
 from replay.full_replay import overflows
 from replay.gate import Gate, Parked
 from replay.source import Batch, StoreSource
+from schemas import PoisonEvent, decode_batch
+from schemas.columns import RAW_SCHEMA
 
-__all__ = ["bring_forward", "off_head", "stored_rows"]
+__all__ = ["bring_forward", "bring_level", "off_head", "stored_rows"]
+
+#: Accounts whose events are read at once when a generation is brought level with the store.
+LEVEL_ACCOUNTS = 5_000
 
 
 def bring_forward(
@@ -36,6 +41,23 @@ def bring_forward(
     run(source, target, after=found.position, until=until, progress=progress)
     if target.position < until:
         read_model.advance(connection, found.generation, after=target.position, until=until)
+
+
+def bring_level(store: Store, connection: Connection, found: read_model.Generation) -> None:
+    """Apply to each account of a generation what the store has after the row's version, and move it to the head.
+
+    A generation that was not replayed from the store has no position there; its rows' versions say as much.
+    """
+    heads = store.heads(connection)
+    rows = read_model.rows(connection, found.generation).select("account_id", reached="version")
+    both = heads.join(rows, on="account_id", how="left").with_columns(pl.col("reached").fill_null(0))
+    behind = both.filter(pl.col("reached") < pl.col("version")).select("account_id", "reached").sort("account_id")
+    target = _Rows(StoreSource(store, connection), connection, found.generation, found.position)
+    until = store.head(connection)
+    for some in behind.iter_slices(LEVEL_ACCOUNTS):
+        events, poison = target.unfolded(some["account_id"].to_list(), some, until=until)
+        target.apply(Batch(events, poison, found.position))
+    read_model.advance(connection, found.generation, after=found.position, until=until)
 
 
 def off_head(store: Store, connection: Connection, generation: int) -> list[str]:
@@ -91,14 +113,22 @@ class _Rows:
         behind = batch.events.select(pl.col("position").min()).item()
         account_ids = again["account_id"].to_list()
         rows = read_model.rows(self.connection, self.generation, account_ids)
-        versions = rows.select("account_id", version_reached="version")
-        events, poison = [batch.events], list(batch.poison)
-        for earlier in self.source.of_accounts(account_ids).read(after=0, until=behind - 1, details=()):
-            reached = pl.col("version_reached").fill_null(0)
-            unfolded = earlier.events.join(versions, on="account_id", how="left").filter(pl.col("version") > reached)
-            events.append(unfolded.drop("version_reached"))
-            poison.extend(earlier.poison)
-        return Batch(pl.concat(events), poison, batch.position)
+        earlier, unread = self.unfolded(account_ids, rows.select("account_id", reached="version"), until=behind - 1)
+        return Batch(pl.concat([batch.events, earlier]), [*batch.poison, *unread], batch.position)
+
+    def unfolded(
+        self, account_ids: list[str], versions: pl.DataFrame, *, until: int
+    ) -> tuple[pl.DataFrame, list[PoisonEvent]]:
+        """Return the events of some accounts after the version that each row `reached`, and what cannot be read."""
+        events: list[pl.DataFrame] = []
+        poison: list[PoisonEvent] = []
+        reached = pl.col("reached").fill_null(0)
+        for batch in self.source.of_accounts(account_ids).read(after=0, until=until, details=()):
+            later = batch.events.join(versions, on="account_id", how="left").filter(pl.col("version") > reached)
+            events.append(later.drop("reached"))
+            poison.extend(batch.poison)
+        none = decode_batch(pl.DataFrame(schema=RAW_SCHEMA)).events
+        return pl.concat([none, *events]), poison
 
     def _merged(
         self, rows: pl.DataFrame, admitted: pl.DataFrame, gate: Gate, parked: dict[str, Parked]

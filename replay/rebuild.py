@@ -7,7 +7,7 @@ the same pointer move.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,12 +24,12 @@ from replay.checkpoint import Checkpoints
 from replay.digest import digest
 from replay.engine import Progress
 from replay.full_replay import CORE, Replay, replayed
-from replay.generation import bring_forward, off_head, stored_rows
+from replay.generation import bring_forward, bring_level, off_head, stored_rows
 from replay.source import StoreSource
 from schemas import format_time
 from schemas.errors import RefusedError, StoreError
 
-__all__ = ["Rebuild", "generations", "promote_generation", "rebuild"]
+__all__ = ["Rebuild", "generations", "promote_generation", "rebuild", "write_generation"]
 
 #: Generations kept beside the live one and the one to go back to.
 UNUSED_GENERATIONS_KEPT = 2
@@ -76,7 +76,7 @@ def rebuild(
         StoreSource.snapshot(store) as source,
         replayed(source, projections, until=until, checkpoints=checkpoints, progress=progress) as replay,
     ):
-        generation = _write(store, replay, created_at)
+        generation = write_generation(store, replay, created_at)
     promoted = promote and replay.verdict == COMPLETE
     if promoted:
         promote_generation(store, generation)
@@ -96,7 +96,7 @@ def promote_generation(store: Store, generation: int) -> int:
         by_number = {found.generation: found for found in read_model.generations(connection)}
         if generation in by_number:
             _refuse_incomplete(by_number[generation])
-            bring_forward(store, connection, by_number[generation], until=store.head(connection))
+            _bring_to_head(store, connection, by_number[generation])
             _refuse_other_than_heads(store, connection, generation)
         read_model.go_live(connection, generation)
         return store.head(connection)
@@ -109,15 +109,25 @@ def generations(store: Store) -> list[read_model.Generation]:
 
 
 def _refuse_incomplete(found: read_model.Generation) -> None:
-    if found.certificate is None:
-        return
-    certificate = msgspec.json.decode(found.certificate, type=Certificate)
-    if certificate.verdict != COMPLETE:
+    certificate = _certificate(found)
+    if certificate is not None and certificate.verdict != COMPLETE:
         raise RefusedError(
             f"generation {found.generation} is {certificate.verdict}: "
             + _named("parked", [parked.account_id for parked in certificate.parked]),
             next_step="see `verify` for what is missing, mend it, and rebuild",
         )
+
+
+def _certificate(found: read_model.Generation) -> Certificate | None:
+    return None if found.certificate is None else msgspec.json.decode(found.certificate, type=Certificate)
+
+
+def _bring_to_head(store: Store, connection: Connection, found: read_model.Generation) -> None:
+    certificate = _certificate(found)
+    if certificate is not None and certificate.source != "store" and found.position == 0:
+        bring_level(store, connection, found)
+    else:
+        bring_forward(store, connection, found, until=store.head(connection))
 
 
 def _refuse_other_than_heads(store: Store, connection: Connection, generation: int) -> None:
@@ -137,13 +147,19 @@ def _named(what: str, account_ids: list[str]) -> str:
     return f"{what} is {first}" if len(account_ids) == 1 else f"{what} are {first}" + (f" and {more} more" * (more > 0))
 
 
-def _write(store: Store, replay: Replay, created_at: str) -> int:
-    """Write the rows and what is parked as a new generation, in one transaction, and drop generations of no use."""
+def write_generation(
+    store: Store, replay: Replay, created_at: str, beside: Callable[[Connection], None] = lambda _: None
+) -> int:
+    """Write the rows and what is parked as a new generation, and drop generations of no use; return its number.
+
+    All in one transaction, with what `beside` writes. StoreError if the rows do not read back as they were replayed.
+    """
     certificate = replay.certificate
     with store.writing() as connection:
+        beside(connection)
         number = read_model.create(
             connection,
-            position=certificate.position,
+            position=certificate.store_position,
             created_at=created_at,
             certificate=msgspec.json.encode(certificate).decode(),
         ).generation

@@ -134,11 +134,12 @@ EVENT_TYPES: dict[str, type[Event]] = {
 class PoisonEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event that cannot be read, as a value: where it is and why; never a skip.
 
-    `position` is the place in the source (0 where there is none); `account_id` and `version` are what the
-    source says beside the bytes, None where it says nothing.
+    `position` is the place in the source (0 where there is none): in a topic, the offset in `partition`.
+    `account_id` and `version` are what the source says beside the bytes, None where it says nothing.
     """
 
     position: int
     account_id: str | None
     version: int | None
     reason: str
+    partition: int | None = None

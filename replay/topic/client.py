@@ -105,7 +105,7 @@ class Patience:
             raise self._stopped(offset, until, seconds)
         if seconds >= QUIET_SECONDS and self._waiting is not None:
             self._is_quiet = True
-            self._waiting(f"partition {self._partition} waits at offset {offset:,} since {seconds:.0f} s")
+            self._waiting(f"partition {self._partition} waits at offset {offset:,}: the brokers give nothing")
 
     def _stopped(self, offset: int, until: int, seconds: float) -> PartitionStopped:
         """Ask the brokers why, now that it matters."""

@@ -92,7 +92,7 @@ def test_configuration_names_the_store(run: Run, data: Path, tmp_path: Path) -> 
         (["balances", "--nonsense"], 2, "--nonsense"),
         (["nonsense"], 2, "nonsense"),
         (["balances", "--from", "archive", "--data", "{data}"], 4, "archive"),
-        (["rebuild", "--from", "topic", "--data", "{data}"], 4, "topic"),
+        (["rebuild", "--from", "archive", "--data", "{data}"], 4, "archive"),
         (["rebuild", "--from", "nonsense", "--data", "{data}"], 2, "nonsense"),
         (["generations", "promote", "7", "--data", "{data}"], 2, "7"),
         (["drift", "--data", "{data}"], 2, "project"),

@@ -1,0 +1,186 @@
+"""Rebuild and balances from a topic: the same answers as from the store, from the copy that survives without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+from sqlalchemy import Connection as Session
+
+from ledger import topics
+from ledger.store import Store
+from ledger.topics import KnownTopic
+from projections import Projection
+from replay.answers import Balances, name_unknown
+from replay.certificate import COMPLETE
+from replay.full_replay import Replay
+from replay.rebuild import Rebuild, promote_generation, write_generation
+from replay.source import StoreSource
+from replay.topic.connection import Connection
+from replay.topic.full_replay import Watch, replayed_topic
+from replay.topic.metadata import Topic
+from replay.topic.refusals import refuse_other_topic, topic_named
+from schemas import format_time
+from schemas.errors import UsageError
+
+__all__ = ["balances_from_topic", "rebuild_from_topic"]
+
+
+def rebuild_from_topic(
+    store: Store,
+    connection: Connection,
+    topic_name: str,
+    *,
+    until: dict[int, int] | None = None,
+    promote: bool = False,
+    accept_topic: bool = False,
+    checkpoint_folder: Path | None = None,
+    restart: bool = False,
+    workers: int | None = None,
+    watch: Watch | None = None,
+    now: datetime | None = None,
+    projections: Sequence[Projection] = (),
+) -> Rebuild:
+    """Replay a topic from offset zero into a new generation; with `promote`, make it live after it verifies.
+
+    What the store knows of the topic is held against it: its identity, its partitions, the offsets vouched for
+    (RefusedError; `accept_topic` forgets them), and where accounts ended when they were published. Promote brings
+    every account to the store's head and needs the same chain there. Otherwise as `replay.rebuild`.
+    """
+    created_at = format_time(now or datetime.now(UTC))
+    topic = topic_named(connection, topic_name)
+    with _replayed(
+        store,
+        connection,
+        topic,
+        projections,
+        until=until,
+        accept_topic=accept_topic,
+        checkpoint_folder=_folder(checkpoint_folder, topic, restart=restart),
+        links=True,
+        workers=workers,
+        watch=watch,
+    ) as replay:
+        generation = write_generation(store, replay, created_at, _vouching(topic, replay, accept_topic=accept_topic))
+    promoted = promote and replay.verdict == COMPLETE
+    if promoted:
+        promote_generation(store, generation)
+    if replay.verdict == COMPLETE:
+        _folder(checkpoint_folder, topic, restart=True)
+    return Rebuild(replay.verdict, replay.certificate, generation, promoted)
+
+
+def balances_from_topic(
+    store: Store,
+    connection: Connection,
+    topic_name: str,
+    account_ids: Sequence[str] = (),
+    *,
+    at: dict[int, int] | None = None,
+    workers: int | None = None,
+    watch: Watch | None = None,
+    now: datetime | None = None,
+) -> Balances:
+    """Return the balances of some accounts (default: all) as a topic says, otherwise as `replay.balances`.
+
+    The watermark is the newest moment up to which the topic is known to hold everything that the store has; None
+    where the store never published to it.
+    """
+    topic = topic_named(connection, topic_name)
+    with _replayed(store, connection, topic, until=at, workers=workers, watch=watch) as replay:
+        if not replay.certificate.unread:
+            name_unknown(account_ids, replay)
+        wanted = replay.rows.filter(pl.col("account_id").is_in(account_ids)) if account_ids else replay.rows
+        return Balances(replay.verdict, wanted, replay.certificate, _watermark(store, topic, now))
+
+
+@contextmanager
+def _replayed(
+    store: Store,
+    connection: Connection,
+    topic: Topic,
+    projections: Sequence[Projection] = (),
+    *,
+    until: dict[int, int] | None,
+    accept_topic: bool = False,
+    checkpoint_folder: Path | None = None,
+    links: bool = False,
+    workers: int | None,
+    watch: Watch | None,
+) -> Iterator[Replay]:
+    _check_until(topic, until)
+    with store.snapshot() as session:
+        known = None if accept_topic else topics.known(session, topic.name)
+        refuse_other_topic(topic, known)
+        # What was wanted only up to some offsets cannot be expected to hold everything.
+        ends = None if until is not None else _published(store, session, known)
+    with replayed_topic(
+        connection,
+        topic,
+        projections,
+        ledger_id=store.ledger_id,
+        until=until,
+        checkpoint_folder=checkpoint_folder,
+        ends=ends,
+        links=links,
+        workers=workers,
+        watch=watch,
+    ) as replay:
+        yield replay
+
+
+def _published(store: Store, session: Session, known: KnownTopic | None) -> pl.DataFrame | None:
+    """Return where accounts ended in the store at the position that was published, None where none was."""
+    if known is None or known.position == 0:
+        return None
+    return StoreSource(store, session).ends(min(known.position, store.head(session)))
+
+
+def _check_until(topic: Topic, until: dict[int, int] | None) -> None:
+    if until is None:
+        return
+    highs = {partition: bounds.high for partition, bounds in topic.partitions.items()}
+    if set(until) != set(highs) or any(not 0 <= until[partition] <= high for partition, high in highs.items()):
+        ends = ",".join(f"{partition}:{high}" for partition, high in sorted(highs.items()))
+        raise UsageError(
+            f"position {until} is not in topic {topic.name!r}",
+            next_step=f"say the next offset of every partition; the ends are {ends}",
+        )
+
+
+def _vouching(topic: Topic, replay: Replay, *, accept_topic: bool) -> Callable[[Session], None]:
+    """Return what notes how far the topic was seen whole, in the transaction that keeps the certificate."""
+
+    def vouch(session: Session) -> None:
+        if accept_topic:
+            topics.forget(session, topic.name)
+        position = replay.certificate.position
+        if isinstance(position, dict):
+            topics.vouch(session, topic.name, topic.topic_id, len(topic.partitions), position)
+
+    return vouch
+
+
+def _folder(folder: Path | None, topic: Topic, *, restart: bool) -> Path | None:
+    """Return where the topic's checkpoints are; with `restart`, there are none any more."""
+    if folder is not None and restart:
+        for old in folder.glob(f"rebuild-{topic.topic_id}-*"):
+            old.unlink()
+    return folder
+
+
+def _watermark(store: Store, topic: Topic, now: datetime | None) -> datetime | None:
+    with store.snapshot() as session:
+        known = topics.known(session, topic.name)
+        if known is None or known.position == 0:
+            return None
+        if known.position >= store.head(session):
+            return now or datetime.now(UTC)
+        source = StoreSource(store, session)
+        until = store.position_after(session, known.position, 1)
+        events = [batch.events for batch in source.read(after=known.position, until=until, details=("recorded_at",))]
+    first: datetime | None = pl.concat(events)["recorded_at"].min() if events else None  # type: ignore[assignment]
+    return first

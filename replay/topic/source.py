@@ -1,0 +1,90 @@
+"""One partition of a topic as a source for the engine: records decoded in bulk, poison named by key and offset.
+
+A position is the next offset, so everything before it was read. The event's place in a batch is its own offset.
+The key of a record only says where it belongs when its value cannot be read; the value says the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import polars as pl
+
+from ledger.ahead import read_ahead
+from replay.source import Batch
+from replay.topic.client import Chunk, Reader, Waiting
+from schemas import PoisonEvent, decode_batch
+from schemas.columns import RAW_SCHEMA
+
+__all__ = ["TOMBSTONE", "PartitionSource", "decoded"]
+
+TOMBSTONE = "the record has no value (a tombstone): an event is never deleted"
+
+
+class PartitionSource:
+    """The committed records of one partition from its first offset up to a fixed end."""
+
+    name = "topic"
+
+    def __init__(self, reader: Reader, topic_id: str, partition: int, *, end: int, keeps_bytes: bool = False) -> None:
+        self.identity = f"{topic_id}-{partition}"
+        self.waiting: Waiting | None = None
+        self._reader = reader
+        self._partition = partition
+        self._end = end
+        self._keeps_bytes = keeps_bytes
+
+    def head(self) -> int:
+        """Return the end that this source reads to."""
+        return self._end
+
+    def read(self, *, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
+        """Yield the events from offset `after` to before `until`; PartitionStopped where it cannot be read on."""
+        chunks = self._reader.read(self._partition, start=after, until=until, waiting=self.waiting)
+        for chunk in read_ahead(chunks):
+            yield decoded(chunk, details, keeps_bytes=self._keeps_bytes)
+
+    def ends(self, until: int) -> None:  # noqa: ARG002 - a topic does not know what it should hold.
+        """Return None: only a store, or an earlier certificate, knows where accounts should end."""
+        return
+
+    def copies(self, keys: pl.DataFrame) -> pl.DataFrame:
+        """Return every copy of some events, by reading the partition once more."""
+        wanted = keys.unique()
+        found = [pl.DataFrame(schema={name: RAW_SCHEMA[name] for name in ("account_id", "version", "state")})]
+        for chunk in read_ahead(self._reader.read(self._partition, start=0, until=self._end, waiting=self.waiting)):
+            events = decoded(chunk, (), keeps_bytes=True).events.select(found[0].columns)
+            found.append(events.join(wanted, on=["account_id", "version"], how="semi"))
+        return pl.concat(found)
+
+
+def decoded(chunk: Chunk, details: tuple[str, ...] = (), *, keeps_bytes: bool = False) -> Batch:
+    """Return a chunk of records as a batch; its events have no bytes unless they are asked for."""
+    offsets, values = list(chunk.offsets), chunk.values
+    poison: list[PoisonEvent] = []
+    if None in values:
+        gone = [place for place, value in enumerate(values) if value is None]
+        poison = [_poison(chunk, place, TOMBSTONE) for place in gone]
+        kept = [place for place, value in enumerate(values) if value is not None]
+        offsets, values = [offsets[place] for place in kept], [values[place] for place in kept]
+    raw = pl.DataFrame(
+        {"position": offsets, "account_id": None, "version": None, "state": values, "chain": None}, schema=RAW_SCHEMA
+    )
+    events, unreadable = decode_batch(raw, details, values)  # type: ignore[arg-type]  # there is no None left.
+    if unreadable:
+        places = {offset: place for place, offset in enumerate(chunk.offsets)}
+        poison += [_poison(chunk, places[found.position], found.reason, found) for found in unreadable]
+    if not keeps_bytes:
+        events = events.with_columns(state=pl.lit(None, pl.Binary()))
+    return Batch(events, poison, chunk.next_offset)
+
+
+def _poison(chunk: Chunk, place: int, reason: str, found: PoisonEvent | None = None) -> PoisonEvent:
+    """Name a record that is no event: by what it says itself, else by its key."""
+    key = chunk.keys[place]
+    account_id = None if key is None else key.decode("utf-8", "replace")
+    offset = chunk.offsets[place]
+    if found is None:
+        found = PoisonEvent(position=offset, account_id=account_id, version=None, reason=reason)
+    return msgspec.structs.replace(found, account_id=found.account_id or account_id, partition=chunk.partition)
