@@ -106,8 +106,9 @@ class _Merged:
         self._events = 0
         self._parked: dict[str, Parked] = {}
         self._reasons = {each.partition: (each.reason, each.details) for each in outcomes.values() if each.reason}
+        self._seen: dict[int, set[str]] = {}
+        self._lost: set[str] = set()
         gates = self._add_partitions(spill)
-        self._gates = gates
         self.gate = Gate(
             last=pl.concat([gate.last for gate in gates.values()]),
             poison=[poison for gate in gates.values() for poison in gate.poison],
@@ -122,6 +123,7 @@ class _Merged:
             each.partition: known.position if (known := found[each.partition]) else each.first
             for each in self._assignments
         }
+        self._seen = {partition: set(seen_in(gate)) for partition, gate in gates.items()}
         split = split_accounts(list(gates.values()))
         for partition, known in found.items():
             if known is not None:
@@ -155,9 +157,11 @@ class _Merged:
             )
         except PartitionStopped as stopped:
             self._reasons.setdefault(stopped.partition, (stopped.reason, stopped.details))
+            self._lost = elsewhere
             return
         self._events += again.events
         self._parked |= again.parked
+        # No partition has this number: it stands for all of them together.
         gates[-1] = again.gate
 
     def concluded(self, topic: Topic, ledger_id: str, ends: pl.DataFrame | None) -> Replay:
@@ -186,12 +190,12 @@ class _Merged:
 
     def _unread(self) -> tuple[list[Unread], set[str]]:
         """Return the partitions that were not read to the end, and the accounts that nothing is certified for."""
-        unread, withheld = [], set[str]()
+        unread, withheld = [], set(self._lost)
         for each in self._assignments:
             if each.partition not in self._reasons:
                 continue
             reason, details = self._reasons[each.partition]
-            accounts = set(seen_in(self._gates[each.partition]))
+            accounts = self._seen[each.partition]
             withheld |= accounts
             unread.append(
                 Unread(

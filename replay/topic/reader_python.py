@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -24,6 +25,7 @@ from schemas.errors import BrokerError
 __all__ = ["KafkaPythonReader"]
 
 POLL_MS = 500
+RETRY_SECONDS = 0.1
 
 _REASONS: dict[type[Exception], Reason] = {
     CorruptRecordError: "corrupt",
@@ -85,9 +87,12 @@ class KafkaPythonReader:
                 records = self._consumer.poll(timeout_ms=POLL_MS).get(place, ())
                 reached = self._consumer.position(place, timeout_ms=POLL_MS)
             except Exception as error:  # noqa: BLE001 - damaged bytes raise what they will; it is judged below.
+                records, reached = (), position
                 if isinstance(error, RetriableError) and not isinstance(error, UnknownTopicOrPartitionError):
-                    continue
-                records, reached, failure = (), position, error
+                    # The client mends this by itself, so only patience decides.
+                    time.sleep(RETRY_SECONDS)
+                else:
+                    failure = error
             gathered.extend(records)
             if reached is None or reached <= position:
                 if failure is None:

@@ -12,7 +12,7 @@ from schemas.errors import RefusedError, UsageError
 
 __all__ = ["refuse_other_topic", "resumable_from", "topic_named"]
 
-ACCEPT = "if that is meant, accept the topic as it is now with --accept-topic"
+ACCEPT = "if that is meant, take the topic as it is now: `rebuild --from topic --accept-topic`"
 
 
 def topic_named(connection: Connection, name: str) -> Topic:
