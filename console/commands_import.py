@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from console.answer import Answer
-from console.import_answers import absent_rows, healed_answer, imported_answer
+from console.import_answers import absent_rows, healed_answer, imported_answer, taken_answer
 from console.run import FORMATS, NO_TABLE, Run, command
 from console.settings import FILE_NAME
+from console.stopping import stopped_by_signals
 from console.words import count
 from schemas.errors import UsageError
 
@@ -71,14 +73,39 @@ def import_transactions(
     from_url: _FromUrl = None,
     table: _Table = None,
     query: _Query = None,
+    from_topic: Annotated[
+        str | None,
+        typer.Option("--from-topic", metavar="NAME", help="Read a topic of rows, from where the last import ended."),
+    ] = None,
+    codec: Annotated[
+        str | None,
+        typer.Option("--codec", metavar="CODEC", help="What its records are: json (rows) or debezium (changes)."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with the topic for ever, until Ctrl-C or SIGTERM.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Read the topic from its first offset again; known rows change nothing.")
+    ] = False,
     map: _Map = None,
     dry_run: _DryRun = False,
     rejects: _Rejects = None,
 ) -> Answer:
-    """Turn rows of a transactions table into events; what is known already changes nothing."""
+    """Turn rows of a transactions table into events; what is known already changes nothing.
+
+    From a topic each record is taken once: its place moves with the events. A row that Debezium says was deleted is
+    named, and its events stay.
+    """
     from ledger.importing import import_transactions as bring
 
     mapping = _mapping(run, map)
+    if from_topic is not None:
+        if file or from_url or table or query or input_format:
+            raise UsageError("--from-topic excludes a FILE and --from-url", next_step="leave one of them away")
+        options = _TopicOptions(from_topic, codec, follow, restart, dry_run, rejects)
+        return _take_from_topic(run, options, mapping)
+    if codec or follow or restart:
+        raise UsageError("--codec, --follow and --restart belong to --from-topic", next_step="name the topic")
     source, name = _source(file, input_format, from_url, table, query)
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
@@ -91,6 +118,55 @@ def import_transactions(
             progress=progress,
         )
     return imported_answer(run, found, dry_run=dry_run, timezone=mapping.timezone)
+
+
+class _TopicOptions(NamedTuple):
+    """What the options say about a topic of rows."""
+
+    name: str
+    codec: str | None
+    follow: bool
+    restart: bool
+    dry_run: bool
+    rejects: Path | None
+
+
+def _take_from_topic(run: Run, options: _TopicOptions, mapping: Mapping) -> Answer:
+    from consumers.intake import TopicRows, dry_import, import_from_topic
+    from ledger.importing.codecs import CODECS
+
+    if options.codec not in CODECS:
+        wrong = "--from-topic needs --codec" if options.codec is None else f"there is no codec {options.codec!r}"
+        raise UsageError(wrong, next_step="say --codec json for rows, --codec debezium for change events")
+    if options.follow and options.dry_run:
+        raise UsageError("--follow and --dry-run exclude each other", next_step="leave one of the two away")
+    stop = threading.Event()
+    rows = TopicRows(run.kafka(), options.name, options.codec, waiting=_waiting(run), should_stop=stop.is_set)
+    # A dry run has a file of its own: the other one is a log that stays.
+    name = f"rejects-{options.name}{'-dry-run' if options.dry_run else ''}.csv"
+    rejects = options.rejects or run.reports / name
+    imported = None
+    with (
+        run.ledger_to_fill(dry_run=options.dry_run) as store,
+        stopped_by_signals(stop, only_if=options.follow),
+        run.progress("importing", unit="rows") as progress,
+    ):
+        if options.dry_run:
+            imported, ended = dry_import(
+                store, rows, mapping=mapping, now=run.now, rejects=rejects, restart=options.restart
+            )
+        else:
+            ended = import_from_topic(
+                store,
+                rows,
+                mapping=mapping,
+                now=lambda: run.now,
+                rejects=rejects,
+                follow=options.follow,
+                restart=options.restart,
+                progress=progress,
+            )
+    return taken_answer(run, ended, rejects=rejects, topic=options.name, timezone=mapping.timezone, dry=imported)
 
 
 def import_accounts(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from console.answer import Answer
@@ -12,10 +13,11 @@ if TYPE_CHECKING:
     import polars as pl
 
     from console.run import Run
+    from consumers.intake import Ended
     from ledger.importing import ColumnProfile, Healed, Imported
     from ledger.importing.healing import Record
 
-__all__ = ["absent_rows", "healed_answer", "imported_answer"]
+__all__ = ["absent_rows", "healed_answer", "imported_answer", "taken_answer", "warn_of_input"]
 
 
 def absent_rows(rows: int, *, is_replaced: bool, dry_run: bool) -> list[str]:
@@ -38,10 +40,7 @@ def imported_answer(
     notes: Sequence[str] = (),
 ) -> Answer:
     """Return the answer of an import of rows, or of events from a file."""
-    if found.naive_times:
-        run.warn(f"{count(found.naive_times, 'time')} without a zone, taken in {timezone}")
-    if found.ignored_columns:
-        run.warn(f"columns that mean nothing here: {', '.join(found.ignored_columns)}")
+    warn_of_input(run, found.naive_times, found.ignored_columns, timezone)
     did = "would be imported" if dry_run else "imported"
     summary = [f"{count(found.imported, 'row')} {did}, {found.unchanged:,} unchanged, {found.rejected:,} rejected"]
     if found.events:
@@ -102,6 +101,62 @@ def healed_answer(found: Healed, *, topic: str, dry_run: bool) -> Answer:
     return Answer(
         verdict=found.verdict, fields=document, table=found.plan, table_name="plan", summary=summary, notes=notes
     )
+
+
+def taken_answer(run: Run, ended: Ended, *, rejects: Path, topic: str, timezone: str, dry: Imported | None) -> Answer:
+    """Return the answer of an import of rows from a topic; `dry` is what a dry run found."""
+    taken = ended.taken
+    warn_of_input(run, taken.naive_times, sorted(taken.ignored_columns), timezone)
+    would = "would be " if dry else ""
+    summary = [
+        f"{count(taken.imported, 'row')} {would}imported, {taken.unchanged:,} unchanged, {taken.rejected:,} rejected",
+        *([f"{count(taken.events, 'event')} {would}appended"] if taken.events else []),
+    ]
+    deleted = [
+        f"deleted at the source, kept here: {each.transaction_id or 'a row'} (record {each.place}): {each.what}"
+        for each in taken.deletions
+    ]
+    more = taken.deletions_count - len(deleted)
+    named = taken.rejected + taken.deletions_count
+    notes = [
+        *first_few(deleted, "deletions"),
+        *([f"{count(more, 'more deletion')} like that, not listed"] if more else []),
+        *(
+            f"partition {at} began at offset {offset:,}: what was before is gone"
+            for at, offset in ended.began_at.items()
+        ),
+        *(f"not read: partition {part.partition} at offset {part.offset:,}: {part.details}" for part in ended.unread),
+        *([f"the rejected and deleted rows, with partition:offset and reason: {rejects}"] if named else []),
+    ]
+    document: dict[str, Any] = {
+        "imported": taken.imported,
+        "unchanged": taken.unchanged,
+        "rejected": taken.rejected,
+        "rejects": str(rejects) if named else None,
+        "events": taken.events,
+        "records": taken.records,
+        "deletions": taken.deletions,
+        "deletions_count": taken.deletions_count,
+        "tombstones": taken.tombstones,
+        "topic": topic,
+        "offsets": {str(partition): offset for partition, offset in sorted(ended.offsets.items())},
+        "began_at": {str(partition): offset for partition, offset in sorted(ended.began_at.items())},
+        "unread": ended.unread,
+        "dry_run": dry is not None,
+    }
+    table = None
+    if dry is not None and dry.profile is not None:
+        document["profile"] = dry.profile
+        table = _profile(dry.profile)
+    return Answer(verdict=ended.verdict, fields=document, table=table, summary=summary, notes=notes)
+
+
+def warn_of_input(run: Run, naive_times: int, ignored_columns: Sequence[str], timezone: str) -> None:
+    """Say on stderr what was assumed about rows."""
+    if naive_times:
+        run.warn(f"{count(naive_times, 'time')} without a zone, taken in {timezone}")
+    if ignored_columns:
+        run.warn(f"columns that mean nothing here: {', '.join(ignored_columns)}")
 
 
 def _records(what: str, listed: Sequence[Record], counted: int) -> list[str]:

@@ -32,7 +32,7 @@ def select_rows(
     schema: Mapping[str, pl.DataType],
     *,
     key: ColumnElement[Any] | None = None,
-    keys: Sequence[str] | None = None,
+    keys: Sequence[str] | Sequence[int] | None = None,
 ) -> pl.DataFrame:
     """Return what a query gives as a frame of a schema, column by column in the query's order.
 

@@ -188,6 +188,10 @@ class Store:
             found.append(bulk.select_rows(connection, _raw_select().select_from(key).join(EVENTS, same), RAW_SCHEMA))
         return pl.concat(found)
 
+    def read_positions(self, connection: Connection, positions: Sequence[int]) -> pl.DataFrame:
+        """Return the events at some positions as one raw frame."""
+        return bulk.select_rows(connection, _raw_select(), RAW_SCHEMA, key=EVENTS.c.id, keys=positions)
+
     def read_account(
         self, connection: Connection, account_id: str, *, after_version: int, until: int, events: int
     ) -> pl.DataFrame:

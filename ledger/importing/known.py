@@ -14,7 +14,7 @@ import polars as pl
 from sqlalchemy import Connection
 
 from ledger.importing.batches import LINE
-from ledger.importing.staging import Group, Spill, bucket_of
+from ledger.importing.staging import BUCKETS, Group, Spill, bucket_of
 from ledger.importing.streams import PROBLEM_SCHEMA, Streams
 from ledger.store import Store
 from schemas import Decoded, decode_batch
@@ -177,6 +177,10 @@ class Known:
         frames = [] if staged is None else [staged]
         frames += [tail.filter(inside) for tail in self._tail]
         return pl.concat(frames).sort("account_id", "version") if frames else pl.DataFrame(schema=KNOWN_SCHEMA)
+
+    def all_events(self) -> pl.DataFrame:
+        """Return every known event of the file's transactions, in version order."""
+        return self.events(Group(0, BUCKETS - 1, 0))
 
     def _decoded(self, raw: pl.DataFrame) -> pl.DataFrame:
         decoded = decode_batch(raw, _DETAILS)

@@ -39,7 +39,7 @@ def import_transactions(
     mapping: Mapping | None = None,
     now: datetime,
     dry_run: bool = False,
-    rejects: Path,
+    rejects: Path | Rejects,
     progress: Progress | None = None,
 ) -> Imported:
     """Import transaction rows; good rows go in, bad ones go to the `rejects` file with line and reason.
@@ -50,7 +50,8 @@ def import_transactions(
     Raises:
         UsageError: the input is unreadable or empty, or lacks a column that every transaction has.
     """
-    with folder_for_staging() as folder, Rejects(rejects) as refused:
+    rejects_file = rejects if isinstance(rejects, Rejects) else Rejects(rejects)
+    with folder_for_staging() as folder, rejects_file as refused:
         staged = _Staged(Spill(folder, "rows"), Profiler(wanted=dry_run))
         _stage(staged, source, mapping or Mapping(), refused, progress)
         known = Known(folder, staged.pairs(), staged.accounts)
