@@ -118,13 +118,13 @@ def _json(value: bytes | None, mapping: Mapping) -> dict[str, Any] | _Deleted | 
 
 
 class _Envelope(msgspec.Struct):
-    """A change event, or the wrapper around one that has its schema beside it."""
+    """A change event, or the wrapper around one that has its schema beside it; no `payload` is no bytes at all."""
 
     op: str | None = None
     before: msgspec.Raw = msgspec.Raw(b"null")
     after: msgspec.Raw = msgspec.Raw(b"null")
     schema: msgspec.Raw = msgspec.Raw(b"null")
-    payload: msgspec.Raw | None = None
+    payload: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -137,7 +137,7 @@ def _debezium(value: bytes | None, mapping: Mapping) -> dict[str, Any] | _Delete
     try:
         envelope = _decode_envelope(value)
         schema = bytes(envelope.schema)
-        if envelope.payload is not None:
+        if bytes(envelope.payload):
             if bytes(envelope.payload) == _NULL:
                 return None
             envelope = _decode_envelope(envelope.payload)

@@ -1,0 +1,160 @@
+"""What healing takes from a copy of the stream, what it leaves and says so, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from copies import ListCopy, everything, stream_of
+from ledgers import NOW, append, lose_event, lose_head
+from samples import account_stream, opened, recorded
+from sqlalchemy import delete
+
+from ledger import Ledger, Store
+from ledger.importing import healing
+from ledger.importing.healing import Copy, Records, Unread, heal
+from ledger.tables import EVENTS, HEADS
+from replay import balances
+from schemas import Event, encode
+
+LAST = 5
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store with two accounts of five events each."""
+    store = Store.at(tmp_path / "ledger")
+    append(store, *account_stream("a", LAST), *account_stream("b", LAST))
+    yield store
+    store.close()
+
+
+def _copy(*events: Event | bytes | None, unread: list[Unread] | None = None) -> ListCopy:
+    records = [event if event is None or isinstance(event, bytes) else encode(event) for event in events]
+    return ListCopy([records], size=3, unread=unread or [])
+
+
+def test_the_plan_says_what_comes_back_and_why(store: Store):
+    """Each event of the plan has its place in the copy and its reason, and a dry run writes nothing."""
+    copy = _copy(*account_stream("a", LAST), *account_stream("b", LAST + 1), *account_stream("c", 2))
+    lose_event(store, "a", 2, LAST)
+    lose_event(store, "b")
+    before = everything(store)
+    found = heal(store, copy, dry_run=True)
+    assert everything(store) == before
+    assert found.plan is not None
+    rows = found.plan.select("account_id", "version", "transaction_id", "partition", "offset", "why").rows()
+    assert rows == [
+        ("a", 2, "a-t2", 0, 1, "hole"),
+        ("a", 5, "a-t5", 0, 4, "tail"),
+        ("b", 1, None, 0, 5, "account"),
+        *(("b", version, f"b-t{version}", 0, 4 + version, "account") for version in range(2, LAST + 1)),
+        ("b", 6, "b-t6", 0, 10, "new"),
+        ("c", 1, None, 0, 11, "new"),
+        ("c", 2, "c-t2", 0, 12, "new"),
+    ]
+    assert (found.restored, found.imported, found.unchanged) == (7, 3, 3)
+    assert set(found.plan["event"]) == {"account.opened", "transaction.recorded"}
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_comes_back(store: Store):
+    """Tombstones, other bytes and unread partitions make it INCOMPLETE; every event that is proved is back."""
+    stream = account_stream("a", LAST)
+    unknown = encode(stream[2]).replace(b"transaction.recorded", b"transaction.unheard")
+    gone = Unread(2, 17, "corrupt", "a bad checksum")
+    lose_event(store, "a", 4)
+    lose_event(store, "b", 2)
+    copy = _copy(None, b"{", unknown, stream[3], encode(recorded("a", 2))[:-1] + b',"amount":1}', unread=[gone])
+    found = heal(store, copy)
+    assert (found.verdict, found.restored, found.imported, found.poison_count) == ("INCOMPLETE", 1, 0, 4)
+    assert [(one.account_id, one.version, one.offset) for one in sorted(found.poison, key=lambda one: one.offset)] == [
+        ("key", None, 0),
+        ("key", None, 1),
+        ("a", 3, 2),
+        ("a", 2, 4),
+    ]
+    assert "tombstone" in found.poison[0].reason
+    assert found.unread == [gone]
+
+
+def test_a_part_of_what_was_lost_is_left_and_said(store: Store):
+    """Where the copy lacks an event beside a lost one nothing proves it: it stays lost, and others come back."""
+    lose_event(store, "a", 2, 3)
+    lose_event(store, "b", 4)
+    found = heal(store, _copy(recorded("a", 3), recorded("b", 4), recorded("c", 2)))
+    assert (found.verdict, found.restored, found.imported) == ("INCOMPLETE", 1, 0)
+    reasons = {one.account_id: one.reason for one in found.unproved}
+    assert "version 2 of account 'a' is lost too" in reasons["a"]
+    assert "would leave a gap: 1 is expected" in reasons["c"]
+
+
+@pytest.mark.parametrize("lost", [[], [1], [1, 2], [1, 2, 3, 4]])
+def test_nothing_is_appended_to_an_account_without_its_head(lost: list[int], store: Store):
+    """Stored events without a head are no new account: what the copy has of it is left and said."""
+    if lost:
+        lose_event(store, "a", *lost)
+    lose_head(store, "a")
+    before = everything(store)
+    found = heal(store, _copy(*account_stream("a", LAST + 1)))
+    assert (found.verdict, found.imported, found.restored) == ("INCOMPLETE", 0, 0)
+    assert found.unproved_count == len(lost) + 1
+    assert "lost its head" in found.unproved[0].reason
+    assert everything(store) == before
+
+
+def test_two_contents_of_a_new_version_are_a_conflict(store: Store):
+    """Of two contents that the store never had neither is taken, and nothing else either."""
+    lose_event(store, "a", 2)
+    before = everything(store)
+    found = heal(store, _copy(recorded("a", 2), opened("c"), recorded("c", 2, 1), recorded("c", 2, 2)))
+    assert (found.verdict, found.restored, found.imported, found.conflicts_count) == ("REFUSED", 0, 0, 2)
+    assert {(one.account_id, one.version, one.offset) for one in found.conflicts} == {("c", 2, 2), ("c", 2, 3)}
+    assert everything(store) == before
+
+
+def test_findings_are_counted_past_what_is_listed(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """A wrong topic has as many conflicts as records: the first are listed, all are counted."""
+    monkeypatch.setattr(healing, "LISTED_MAX", 2)
+    found = heal(store, _copy(*(recorded("a", version, 77) for version in range(2, LAST + 1))))
+    assert (found.verdict, found.conflicts_count, len(found.conflicts)) == ("REFUSED", 4, 2)
+
+
+class _Meanwhile:
+    """A copy that, once it was read, has somebody append to the store."""
+
+    where = "a copy"
+
+    def __init__(self, copy: Copy, append: object) -> None:
+        self._copy, self._append = copy, append
+
+    def records(self) -> Iterator[Records | Unread]:
+        """Yield the copy's records."""
+        yield from self._copy.records()
+        self._append()
+
+
+def test_who_appends_meanwhile_is_not_written_over(store: Store):
+    """An event that was appended between the judgement and the healing, other than the copy's, takes all of it back."""
+    lose_event(store, "b", 2)
+    copy = _copy(recorded("b", 2), recorded("a", LAST + 1))
+    ledger = Ledger(store, clock=lambda: NOW)
+    # The pass over the copy reads one snapshot, so what is appended in it is seen only when all is judged again.
+    found = heal(store, _Meanwhile(copy, lambda: ledger.credit("a", "other", 5)))
+    assert (found.verdict, found.restored, found.imported) == ("REFUSED", 0, 0)
+    assert "stored with other bytes" in found.conflicts[0].reason
+    assert balances(store, now=NOW).verdict == "INCOMPLETE"
+
+
+def test_a_lost_database_is_the_same_ledger_again(store: Store, tmp_path: Path):
+    """An empty store healed from the copy has the digest of before, and heads that the ledger goes on from."""
+    before = balances(store, now=NOW).certificate
+    stream = stream_of(store)
+    with store.writing() as connection:
+        connection.execute(delete(EVENTS))
+        connection.execute(delete(HEADS))
+    assert heal(store, ListCopy(stream)).imported == 2 * LAST
+    after = balances(store, now=NOW).certificate
+    assert (after.digest, after.verdict) == (before.digest, "COMPLETE")
+    Ledger(store, clock=lambda: NOW).credit("a", "more", 1)
+    assert balances(store, now=NOW).verdict == "COMPLETE"
