@@ -20,6 +20,7 @@ from schemas.events import (
     TransactionType,
     event_id,
 )
+from schemas.values import decode_values
 
 __all__ = [
     "AMOUNT_MAX",
@@ -43,6 +44,7 @@ __all__ = [
     "Upcasters",
     "decode",
     "decode_batch",
+    "decode_values",
     "encode",
     "event_id",
     "event_rows",

@@ -22,8 +22,7 @@ __all__ = ["DETAIL_COLUMNS", "EVENT_SCHEMA", "RAW_SCHEMA", "Decoded", "decode_ba
 UTC_MICROSECONDS = pl.Datetime("us", "UTC")
 
 #: What a source gives: the place, the key and the bytes. `chain` is the hash chain up to and with this event
-#: (see `ledger.store`); null where the source keeps none. A source that keeps the bytes alone gives no key either:
-#: both columns are null then, and what the bytes say counts.
+#: (see `ledger.store`); null where the source keeps none.
 RAW_SCHEMA = pl.Schema(
     {
         "position": pl.Int64(),
@@ -105,15 +104,10 @@ def decode_batch(raw: pl.DataFrame, details: tuple[str, ...] = (), states: list[
     parsed = _parse(raw["state"], states or raw["state"].to_list(), judged)
     if parsed is None:
         return _decode_rows(raw, names)
-    is_keyed = raw["version"].null_count() == 0
-    key = ["account_id", "version"]
-    whole = parsed.with_columns(
-        *raw["position", "state", "chain"],
-        *(raw[key] if is_keyed else parsed.select(pl.col(f"wire_{name}").alias(name) for name in key)),
-    )
+    whole = parsed.with_columns(raw["position", "account_id", "version", "state", "chain"])
     if "metadata" in names:
         whole = whole.with_columns(_metadata(raw["state"], parsed["metadata"].is_not_null()))
-    trusted = _is_current(raw if is_keyed else None, judged)
+    trusted = _is_current(raw["account_id"], raw["version"], judged)
     if not is_chained:
         trusted &= _is_legal(judged) & _is_unchanged(judged)
     doubtful = parsed.select(~trusted.fill_null(False)).to_series()
@@ -172,9 +166,8 @@ def _parse(states: pl.Series, lines: list[bytes], names: list[str]) -> pl.DataFr
     )
 
 
-def _is_current(keys: pl.DataFrame | None, names: list[str]) -> pl.Expr:
-    """Rows of a known event at the current schema version, with the key that the source says, if it says one."""
-    as_keyed = [] if keys is None else [pl.col(f"wire_{name}") == keys[name] for name in ("account_id", "version")]
+def _is_current(account_ids: pl.Series, versions: pl.Series, names: list[str]) -> pl.Expr:
+    """Rows of a known event at the current schema version, with the key that the source says."""
     # Fields of the other kind of event are unknown fields to the strict decoder, so no columns of it.
     of_account = pl.all_horizontal(
         pl.col("event").is_in(_ACCOUNT_TAGS),
@@ -186,8 +179,8 @@ def _is_current(keys: pl.DataFrame | None, names: list[str]) -> pl.Expr:
     return pl.all_horizontal(
         of_transaction | of_account,
         pl.col("schema_version") == SCHEMA_VERSION,
-        *as_keyed,
-        pl.col("wire_version") >= 1,
+        pl.col("wire_account_id") == account_ids,
+        (pl.col("wire_version") == versions) & (pl.col("wire_version") >= 1),
         pl.col("is_wire_time"),
         *(pl.col(name).is_not_null() for name in _TIMES if name in names),
     )

@@ -6,7 +6,7 @@ The key of a record only says where it belongs when its value cannot be read; th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import polars as pl
@@ -14,7 +14,7 @@ import polars as pl
 from ledger.ahead import read_ahead
 from replay.source import Batch
 from replay.topic.client import Chunk, Reader, Waiting
-from schemas import PoisonEvent, decode_batch
+from schemas import PoisonEvent, decode_values
 from schemas.columns import RAW_SCHEMA
 
 __all__ = ["TOMBSTONE", "PartitionSource", "decoded"]
@@ -61,22 +61,18 @@ class PartitionSource:
 
 def decoded(chunk: Chunk, details: tuple[str, ...] = (), *, keeps_bytes: bool = False) -> Batch:
     """Return a chunk of records as a batch; its events have no bytes unless they are asked for."""
-    offsets, values = list(chunk.offsets), chunk.values
+    offsets, values = chunk.offsets, chunk.values
     poison: list[PoisonEvent] = []
     if None in values:
         gone = [place for place, value in enumerate(values) if value is None]
         poison = [_poison(chunk, place, TOMBSTONE) for place in gone]
         kept = [place for place, value in enumerate(values) if value is not None]
         offsets, values = [offsets[place] for place in kept], [values[place] for place in kept]
-    raw = pl.DataFrame(
-        {"position": offsets, "account_id": None, "version": None, "state": values, "chain": None}, schema=RAW_SCHEMA
-    )
-    events, unreadable = decode_batch(raw, details, values)  # type: ignore[arg-type]  # there is no None left.
+    bytes_only: Sequence[bytes] = values  # type: ignore[assignment]  # there is no None left.
+    events, unreadable = decode_values(offsets, bytes_only, details, keeps_bytes=keeps_bytes)
     if unreadable:
         places = {offset: place for place, offset in enumerate(chunk.offsets)}
         poison += [_poison(chunk, places[found.position], found.reason, found) for found in unreadable]
-    if not keeps_bytes:
-        events = events.with_columns(state=pl.lit(None, pl.Binary()))
     return Batch(events, poison, chunk.next_offset)
 
 
