@@ -84,10 +84,11 @@ def _from_topic(
 ) -> Balances:
     from replay.topic import balances_from_topic
 
-    with run.ledger() as store, run.watch() as watch:
-        return balances_from_topic(
-            store, run.kafka(), run.topic(topic), accounts, at=at, workers=workers, watch=watch, now=run.now
-        )
+    workers = workers or run.settings.kafka.workers
+    kafka, name = run.kafka(), run.topic(topic)
+    # Where there is no ledger the topic alone answers, and an empty one that goes away stands in.
+    with run.ledger_to_fill(dry_run=True) as store, run.watch() as watch:
+        return balances_from_topic(store, kafka, name, accounts, at=at, workers=workers, watch=watch, now=run.now)
 
 
 def history(

@@ -83,12 +83,13 @@ def rebuild(
         "now": run.now,
         "projections": (TRANSACTIONS, RELATIONS) if projections else (),
     }
-    with run.ledger() as store:
+    # A topic needs no ledger to be read: the database may be what is lost.
+    with run.ledger_to_fill(dry_run=False) if source == "topic" else run.ledger() as store:
         if source == "topic":
             from replay.topic import rebuild_from_topic
 
             end = topic_position(until, "--until")
-            more: dict[str, Any] = {"accept_topic": accept_topic, "workers": workers}
+            more: dict[str, Any] = {"accept_topic": accept_topic, "workers": workers or run.settings.kafka.workers}
             with run.watch() as watch:
                 found = rebuild_from_topic(
                     store, run.kafka(), run.topic(topic), until=end, watch=watch, **more, **shared
