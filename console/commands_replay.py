@@ -83,28 +83,31 @@ def rebuild(
         "now": run.now,
         "projections": (TRANSACTIONS, RELATIONS) if projections else (),
     }
-    # A topic needs no ledger to be read: the database may be what is lost.
-    with run.ledger_to_fill(dry_run=False) if source == "topic" else run.ledger() as store:
-        if source == "topic":
-            from replay.topic import rebuild_from_topic
+    if source == "topic":
+        more = {"accept_topic": accept_topic, "workers": workers or run.settings.kafka.workers}
+        found = _from_topic(run, topic, topic_position(until, "--until"), more | shared)
+    else:
+        from replay import rebuild as from_store
 
-            end = topic_position(until, "--until")
-            more: dict[str, Any] = {"accept_topic": accept_topic, "workers": workers or run.settings.kafka.workers}
-            with run.watch() as watch:
-                found = rebuild_from_topic(
-                    store, run.kafka(), run.topic(topic), until=end, watch=watch, **more, **shared
-                )
-        else:
-            from replay import rebuild as from_store
-
-            with run.progress("rebuilding") as progress:
-                found = from_store(store, until=store_position(until, "--until"), progress=progress, **shared)
+        end = store_position(until, "--until")
+        with run.ledger() as store, run.progress("rebuilding") as progress:
+            found = from_store(store, until=end, progress=progress, **shared)
     return Answer(
         verdict=found.verdict,
         fields={"certificate": found.certificate, "generation": found.generation, "promoted": found.promoted},
         summary=certificate_lines(found.certificate),
         notes=_rebuilt(found, is_promotion_wanted=promote),
     )
+
+
+def _from_topic(run: Run, topic: str | None, until: dict[int, int] | None, shared: dict[str, Any]) -> Rebuild:
+    from replay.topic import rebuild_from_topic, topic_named
+
+    kafka, name = run.kafka(), run.topic(topic)
+    topic_named(kafka, name)
+    # A topic needs no ledger to be read: the database may be what is lost.
+    with run.ledger_to_fill(dry_run=False) as store, run.watch() as watch:
+        return rebuild_from_topic(store, kafka, name, until=until, watch=watch, **shared)
 
 
 def _rebuilt(found: Rebuild, *, is_promotion_wanted: bool) -> list[str]:
@@ -119,7 +122,8 @@ def _rebuilt(found: Rebuild, *, is_promotion_wanted: bool) -> list[str]:
             "`verify` names what is missing; bring it back (`import events` from a copy, or a backup of the store), "
             "then rebuild again",
         ]
-    return [f"{written}; `generations promote {found.generation}` makes it live"]
+    live = f"{written}; `generations promote {found.generation}` makes it live"
+    return [live if found.certificate.source == "store" else f"{live} where the store has the same events"]
 
 
 def list_generations(run: Run) -> Answer:

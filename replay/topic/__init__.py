@@ -9,5 +9,14 @@ from replay.topic.connection import Connection
 from replay.topic.full_replay import replayed_topic
 from replay.topic.metadata import Topic, describe
 from replay.topic.rebuild import balances_from_topic, rebuild_from_topic
+from replay.topic.refusals import topic_named
 
-__all__ = ["Connection", "Topic", "balances_from_topic", "describe", "rebuild_from_topic", "replayed_topic"]
+__all__ = [
+    "Connection",
+    "Topic",
+    "balances_from_topic",
+    "describe",
+    "rebuild_from_topic",
+    "replayed_topic",
+    "topic_named",
+]
