@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from replay.topic.batches import Span, first_missing
 from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
 from replay.topic.connection import CLIENT_ID, Connection
+from replay.topic.reader_python import KafkaPythonReader
 
 __all__ = ["LibrdkafkaReader"]
 
@@ -39,12 +44,18 @@ _log = logging.getLogger(__name__)
 
 
 class LibrdkafkaReader:
-    """Reads one partition at a time, without a group; a context that closes its consumer."""
+    """Reads one partition at a time, without a group; a context that closes its consumer.
+
+    The client says nothing of the batches that it jumped over, so where offsets are missing the other one reads
+    what the log holds there: the marks of transactions and aborted records have offsets too, and lost records.
+    """
 
     def __init__(self, connection: Connection, topic: str) -> None:
         self._connection = connection
         self._topic = topic
         self._consumer: Any = None
+        self._stack = ExitStack()
+        self._batches: KafkaPythonReader | None = None
 
     def __enter__(self) -> Self:
         settings = {
@@ -70,6 +81,7 @@ class LibrdkafkaReader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._consumer.close()
+        self._stack.close()
 
     def read(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Chunk]:
         """Yield the committed records from offset `start` to before `until`, at most `CHUNK_RECORDS` at a time."""
@@ -88,12 +100,50 @@ class LibrdkafkaReader:
             reached = max(reached, records[-1].offset() + 1 if records else 0)
             if reached > position:
                 patience.moved()
-                position = min(reached, until)
-                yield _chunk(partition, records, position)
+                chunk, stop = self._checked(_chunk(partition, records, min(reached, until)), position, waiting)
+                yield chunk
+                if stop is not None:
+                    raise stop
+                position = chunk.next_offset
             if failed is not None and position < until:
                 raise _stopped(partition, position, messages[failed].error())
             if reached <= position and not records:
                 patience.waited(position, until)
+
+    def _checked(self, chunk: Chunk, start: int, waiting: Waiting | None) -> tuple[Chunk, PartitionStopped | None]:
+        """Return a chunk as far as the log holds no more records than it, and what stops it there."""
+        holes = _holes(chunk, start)
+        if not holes:
+            return chunk, None
+        first, until = holes[0][0], holes[-1][1]
+        if any(after <= first for first, after in holes):
+            return _cut(chunk, start), PartitionStopped(chunk.partition, start, "corrupt", "offsets are out of order")
+        try:
+            missing = first_missing(chunk.offsets, self._spans(chunk.partition, first, until, waiting), until)
+        except PartitionStopped as stop:
+            return _cut(chunk, stop.offset), stop
+        if missing is None:
+            return chunk, None
+        lost = "the log has a record there, the client gave none"
+        return _cut(chunk, missing), PartitionStopped(chunk.partition, missing, "corrupt", lost)
+
+    def _spans(self, partition: int, start: int, until: int, waiting: Waiting | None) -> Iterator[Span]:
+        if self._batches is None:
+            self._batches = self._stack.enter_context(KafkaPythonReader(self._connection, self._topic))
+        return self._batches.spans(partition, start=start, until=until, waiting=waiting)
+
+
+def _holes(chunk: Chunk, start: int) -> list[tuple[int, int]]:
+    """Return the ranges of offsets from `start` that a chunk does not hold; what is out of order is one of them."""
+    if len(chunk.offsets) == chunk.next_offset - start:
+        return []
+    edges = [start - 1, *chunk.offsets, chunk.next_offset]
+    return [(before + 1, after) for before, after in pairwise(edges) if after != before + 1]
+
+
+def _cut(chunk: Chunk, offset: int) -> Chunk:
+    kept = bisect_left(chunk.offsets, offset)
+    return Chunk(chunk.partition, chunk.offsets[:kept], chunk.keys[:kept], chunk.values[:kept], offset)
 
 
 def _is_failure(message: Any) -> bool:

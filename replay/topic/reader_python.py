@@ -18,6 +18,7 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
+from replay.topic.batches import ChainedRecords, Span, Spans
 from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
 from replay.topic.connection import Connection
 from schemas.errors import BrokerError
@@ -73,9 +74,23 @@ class KafkaPythonReader:
 
     def read(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Chunk]:
         """Yield the committed records from offset `start` to before `until`, `CHUNK_RECORDS` or so at a time."""
+        for records, next_offset in self._drained(ChainedRecords, partition, start, until, waiting):
+            yield _chunk(partition, records, next_offset)
+
+    def spans(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Span]:
+        """Yield the offsets of the committed records of such a range, by batch: the last may go past `until`."""
+        for spans, _ in self._drained(Spans, partition, start, until, waiting):
+            yield from spans
+
+    def _drained(
+        self, kind: type[Any], partition: int, start: int, until: int, waiting: Waiting | None
+    ) -> Iterator[tuple[list[Any], int]]:
+        """Yield what `kind` makes of the range, with the offset that comes after it."""
         if start >= until:
             return
         place = TopicPartition(self._topic, partition)
+        # It has no other way to see batches, and what it makes of them decides what is read.
+        self._consumer._fetcher.PartitionRecords = kind  # noqa: SLF001
         self._consumer.assign([place])
         self._consumer.seek(place, start)
         patience = Patience(self._connection, self._topic, partition, waiting)
@@ -94,17 +109,18 @@ class KafkaPythonReader:
                 else:
                     failure = error
             gathered.extend(records)
-            if reached is None or reached <= position:
-                if failure is None:
-                    patience.waited(position, until)
-                continue
-            patience.moved()
-            position = reached
-            if len(gathered) >= CHUNK_RECORDS and position < until:
-                yield _chunk(partition, gathered, position)
+            moved = reached is not None and reached > position
+            if moved:
+                patience.moved()
+                position = reached
+            # What there is is handed on before anything is waited for: it is not lost where that is in vain.
+            if gathered and position < until and (len(gathered) >= CHUNK_RECORDS or not moved):
+                yield gathered, position
                 gathered = []
+            if not moved and failure is None:
+                patience.waited(position, until)
         kept = bisect_left(gathered, until, key=lambda record: record.offset)
-        yield _chunk(partition, gathered[:kept], min(position, until))
+        yield gathered[:kept], min(position, until)
         if failure is not None:
             _stop(partition, position, failure)
 

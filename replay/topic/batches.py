@@ -1,0 +1,91 @@
+"""Batches of a partition as they lie in the log: each has to begin where the one before it ended.
+
+A checksum covers what is in a batch, not the offsets that it claims, and no client looks at those: over a batch
+whose offset was damaged it jumps, and what it jumps over is lost without a word. So the chain of batches is checked
+here. Only compaction leaves holes between batches, and a compacted topic has lost events too.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import CorruptRecordError
+
+__all__ = ["ChainedRecords", "Span", "Spans", "first_missing"]
+
+#: The only format of batches there is since Kafka 0.11.
+FORMAT = 2
+
+
+class Span(NamedTuple):
+    """Offsets from `offset` to `last`, all of them records that a reader of committed records is given."""
+
+    offset: int
+    last: int
+
+
+class _Chain:
+    """Batches in order; CorruptRecordError at one that does not begin where the one before it ended."""
+
+    def __init__(self, records: Any, offset: int) -> None:
+        self._records = records
+        self._offset = offset
+        self._is_first = True
+
+    def next_batch(self) -> Any:
+        """Return the next batch, None after the last."""
+        batch = self._records.next_batch()
+        if batch is None:
+            return None
+        if batch.magic != FORMAT:
+            # The format is not under the checksum either, and another one would hide what is aborted.
+            raise CorruptRecordError(f"the batch at offset {self._offset} is of format {batch.magic}, not {FORMAT}")
+        # A range may begin within a batch, but only its first.
+        begins = self._offset if self._is_first and batch.base_offset < self._offset else batch.base_offset
+        if begins != self._offset or batch.last_offset < self._offset:
+            said = f"{batch.base_offset} to {batch.last_offset}"
+            raise CorruptRecordError(f"where offset {self._offset} should be is a batch that says it holds {said}")
+        self._offset, self._is_first = batch.next_offset, False
+        return batch
+
+
+class ChainedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types.
+    """What kafka-python makes of a fetched range, with the chain of its batches checked."""
+
+    def _unpack_records(self, place: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
+        unpacked: Iterator[Any] = super()._unpack_records(place, _Chain(records, self.fetch_offset), *deserializers)
+        return unpacked
+
+
+class Spans(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types.
+    """The same with one `Span` for each batch that holds committed records; the records are not taken apart."""
+
+    def _unpack_records(self, place: Any, records: Any, *_: Any) -> Iterator[Span]:
+        chain = _Chain(records, self.fetch_offset)
+        while (batch := chain.next_batch()) is not None:
+            if not batch.validate_crc():
+                raise CorruptRecordError(f"the batch at offset {batch.base_offset} of {place} fails its checksum")
+            is_seen = not batch.is_control_batch
+            if batch.has_producer_id():
+                self._consume_aborted_transactions_up_to(batch.last_offset)
+                if self._contains_abort_marker(batch):
+                    self.aborted_producer_ids.discard(batch.producer_id)
+                is_seen = is_seen and not self._is_batch_aborted(batch)
+            first = max(batch.base_offset, self.fetch_offset)
+            self.next_fetch_offset = batch.next_offset
+            if is_seen:
+                yield Span(first, batch.last_offset)
+        self.drain()
+
+
+def first_missing(offsets: Sequence[int], spans: Iterable[Span], until: int) -> int | None:
+    """Return the first offset before `until` that a span says is a record and `offsets`, in order, does not hold."""
+    for first, last in spans:
+        end = min(last + 1, until)
+        found = offsets[bisect_left(offsets, first) : bisect_left(offsets, end)]
+        if len(found) < end - first:
+            return next((want for want, offset in enumerate(found, first) if offset != want), first + len(found))
+    return None
