@@ -35,7 +35,7 @@ from replay.topic.metadata import Topic, describe
 from schemas import PoisonEvent, decode_batch
 from schemas.errors import PositionMoved, RefusedError
 
-__all__ = ["Published", "publish"]
+__all__ = ["Published", "Relay", "Sends", "publish"]
 
 #: Events sent and acknowledged between two moves of the position: what a crash sends again at most.
 BATCH_EVENTS = 20_000
@@ -112,7 +112,7 @@ def publish(
         topics.vouch(writing, topic_name, topic.topic_id, len(topic.partitions), {})
     with Delivery(connection, topic) as delivery:
         relay = Relay.at(store, topic_name, delivery, batch_events)
-        _drive(relay, follow, should_stop, progress, poll_seconds)
+        relay.run(follow=follow, should_stop=should_stop, progress=progress, poll_seconds=poll_seconds)
     return relay.published(topic.topic_id)
 
 
@@ -142,30 +142,6 @@ def _check_store(known: topics.KnownTopic | None, head: int) -> None:
         )
 
 
-def _drive(
-    relay: Relay, follow: bool, should_stop: Callable[[], bool], progress: Progress | None, poll_seconds: float
-) -> None:
-    """Publish to the head, and with `follow` on from there until told to stop."""
-    start, retry_at = relay.position, time.monotonic()
-    while True:
-        head = relay.head()
-        with closing(relay.passed(head)) as positions:
-            for position in positions:
-                if progress is not None:
-                    progress(position - start, head - start)
-                # What is new since the last look at the parked may be what they wait for.
-                retry_at = time.monotonic()
-                if should_stop():
-                    break
-        is_stopped = should_stop()
-        if relay.position >= head and (time.monotonic() >= retry_at or is_stopped):
-            relay.retry_parked()
-            retry_at = time.monotonic() + RETRY_SECONDS
-        if is_stopped or not follow:
-            return
-        time.sleep(poll_seconds)
-
-
 @dataclass
 class Relay:
     """One run of the relay: where it is, what it remembers of accounts, and what it has sent.
@@ -193,6 +169,34 @@ class Relay:
             raise _forgotten(topic)
         return cls(store, topic, sends, batch_events, known.position, known.offsets, waiting)
 
+    def run(
+        self,
+        *,
+        follow: bool = False,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
+        """Publish to the head, then what waits and was repaired, and with `follow` on from there until told to stop."""
+        start, retry_at = self.position, time.monotonic()
+        while True:
+            head = self.head()
+            with closing(self.passed(head)) as positions:
+                for position in positions:
+                    if progress is not None:
+                        progress(position - start, head - start)
+                    # What is new since the last look at the parked may be what they wait for.
+                    retry_at = time.monotonic()
+                    if should_stop():
+                        break
+            is_last = should_stop() or not follow
+            if self.position >= head and (is_last or time.monotonic() >= retry_at):
+                self.retry_parked()
+                retry_at = time.monotonic() + RETRY_SECONDS
+            if is_last:
+                return
+            time.sleep(poll_seconds)
+
     def head(self) -> int:
         """Return the position of the newest event."""
         with self.store.snapshot() as connection:
@@ -219,7 +223,7 @@ class Relay:
         waiting = set(self.waiting["account_id"])
         poison = [found for found in batch.poison if found.account_id not in waiting]
         gate = self._gated(events, poison)
-        admitted = gate.admit(events, poison)
+        admitted = _in_version_order(gate.admit(events, poison))
         found = gate.parked(None, _no_copies)
         spans = self._send(admitted)
         self._commit(batch.position, spans, list(found), _parked_rows(found, gate.last))
@@ -411,6 +415,14 @@ def _last_published(store: Store, connection: Connection, events: pl.DataFrame, 
         return found
     last = store.last_versions(connection, others, until=after)
     return pl.concat([found, store.read_keys(connection, last).select(LAST_SCHEMA.names())])
+
+
+def _in_version_order(events: pl.DataFrame) -> pl.DataFrame:
+    """Return events in position order, but each account's by version: one put back comes after its followers."""
+    ordered = events.with_columns(place=pl.col("position").cum_max().over("account_id", order_by="version"))
+    if ordered["place"].equals(events["position"]):
+        return events
+    return ordered.sort("place", "version").drop("place")
 
 
 def _parked_rows(found: Mapping[str, Parked], last: pl.DataFrame) -> pl.DataFrame:

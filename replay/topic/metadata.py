@@ -9,7 +9,13 @@ from typing import Any
 import msgspec
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
-from kafka.errors import AuthorizationError, KafkaConfigurationError, KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    AuthorizationError,
+    InvalidTopicError,
+    KafkaConfigurationError,
+    KafkaError,
+    UnknownTopicOrPartitionError,
+)
 from kafka.protocol.consumer import IsolationLevel
 
 from replay.topic.connection import Connection
@@ -20,7 +26,8 @@ __all__ = ["Bounds", "Topic", "admin", "describe"]
 #: The settings that decide how long a record stays.
 KEEPING = ("cleanup.policy", "retention.ms", "retention.bytes")
 
-_UNKNOWN_TOPIC = UnknownTopicOrPartitionError.errno
+#: There is no topic of a name that none can have, either.
+_NO_TOPIC = (UnknownTopicOrPartitionError.errno, InvalidTopicError.errno)
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -74,7 +81,7 @@ def describe(connection: Connection, name: str) -> Topic | None:
     """Return a topic as it is now, None if there is none of that name; BrokerError where Kafka does not answer."""
     with admin(connection) as client:
         found = client.describe_topics([name])[0]
-        if found["error_code"] == _UNKNOWN_TOPIC:
+        if found["error_code"] in _NO_TOPIC:
             return None
         if found["error_code"]:
             raise BrokerError(

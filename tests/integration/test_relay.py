@@ -1,0 +1,405 @@
+"""The relay on a real broker: what is on the topic, whatever is done to relay, store, topic and broker."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from databases import OnPostgres, OnSqlite
+from kafka_broker import Broker, OwnBroker
+from ledgers import append, change_event, lose_event, positions, put_back, take_event, write_history
+from samples import account_stream, opened, recorded
+from sqlalchemy import select
+from topics import delete_records, delete_topic, make_topic, read_records, send
+
+from consumers.relay import Published, publish
+from ledger import Ledger, Store, topics
+from ledger.tables import EVENTS
+from replay.topic.connection import Connection
+from replay.topic.metadata import describe
+from schemas.errors import BrokerError, PositionMoved, RefusedError
+
+pytestmark = pytest.mark.kafka
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def kafka(kafka_server: Broker) -> Connection:
+    """How to reach the broker under test."""
+    return Connection(bootstrap_servers=kafka_server.bootstrap_servers, stall_timeout_seconds=30)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store with no events."""
+    store = Store.at(tmp_path)
+    yield store
+    store.close()
+
+
+def stored(store: Store) -> dict[str, list[bytes]]:
+    """Return each account's bytes in version order, as the store has them."""
+    statement = select(EVENTS.c.originator_id, EVENTS.c.state).order_by(EVENTS.c.originator_version)
+    streams: dict[str, list[bytes]] = {}
+    with store.snapshot() as connection:
+        for account_id, state in connection.execute(statement):
+            streams.setdefault(account_id, []).append(bytes(state))
+    return streams
+
+
+def written(broker: Broker, topic: str) -> dict[str, list[bytes]]:
+    """Return each account's bytes as they stand on the topic, repeats and all."""
+    streams: dict[str, list[bytes]] = {}
+    for record in read_records(broker, topic):
+        streams.setdefault(record.key.decode(), []).append(record.value)
+    return streams
+
+
+def once(streams: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
+    """Return streams without the repeats."""
+    return {account_id: list(dict.fromkeys(stream)) for account_id, stream in streams.items()}
+
+
+def shuffled_history(store: Store, events: int, accounts: int = 40) -> None:
+    """Append events of many accounts in a shuffled order."""
+    chance = random.Random(20240301)
+    versions: dict[str, int] = {}
+    ready = []
+    for _ in range(events):
+        account_id = f"account-{chance.randrange(accounts)}"
+        version = versions[account_id] = versions.get(account_id, 0) + 1
+        ready.append(opened(account_id) if version == 1 else recorded(account_id, version, chance.randrange(1, 99)))
+    append(store, *ready)
+
+
+class Contract:
+    def test_each_account_is_on_the_topic_in_order_byte_for_byte(self, store, kafka, kafka_server, topic_name):
+        """The topic has the stored bytes of every event once, each account in one partition and in version order."""
+        write_history(store, 9)
+        append(store, *account_stream("Zoë 日本", 3))
+        found = publish(store, kafka, topic_name, partitions=4, batch_events=7)
+        assert (found.verdict, found.parked) == ("COMPLETE", [])
+        assert written(kafka_server, topic_name) == stored(store)
+        records = read_records(kafka_server, topic_name)
+        assert found.published == len(records)
+        assert len({record.partition for record in records}) > 1
+        assert len({(record.key, record.partition) for record in records}) == len(stored(store))
+        ends = {at: bounds.high for at, bounds in describe(kafka, topic_name).partitions.items() if bounds.high}
+        assert found.offsets == ends
+        with store.snapshot() as connection:
+            known = topics.known(connection, topic_name)
+            assert known == (topic_name, found.topic_id, 4, store.head(connection), ends)
+
+    def test_the_next_run_publishes_only_what_is_new(self, store, kafka, kafka_server, topic_name):
+        """A run goes on from the position of the one before it, and one with nothing new sends nothing."""
+        write_history(store)
+        first = publish(store, kafka, topic_name)
+        assert publish(store, kafka, topic_name).published == 0
+        append(store, *account_stream("later", 3))
+        Ledger(store).credit("acc-2", "later", 5)
+        second = publish(store, kafka, topic_name)
+        assert (second.published, second.position) == (4, first.position + 4)
+        assert written(kafka_server, topic_name) == stored(store)
+
+    def test_what_is_damaged_or_behind_a_hole_waits_until_it_is_repaired(self, store, kafka, kafka_server, topic_name):
+        """Such accounts are named with their first unpublished version, the rest goes on, and repaired they follow."""
+        append(store, *account_stream("whole", 6), *account_stream("damaged", 6), *account_stream("hole", 6))
+        append(store, *account_stream("unreadable", 3), *account_stream("tail", 4), *account_stream("gone", 2))
+        everything = stored(store)
+        change_event(store, "damaged", 3, state=everything["damaged"][3])
+        change_event(store, "unreadable", 2, state=b"{")
+        hole = take_event(store, "hole", 4)
+        tail = take_event(store, "tail", 4)
+        gone = [take_event(store, "gone", version) for version in (1, 2)]
+        append(store, *account_stream("other", 1))
+        found = publish(store, kafka, topic_name, batch_events=5)
+        assert found.verdict == "INCOMPLETE"
+        assert {each.account_id: (each.version, each.reason) for each in found.parked} == {
+            "damaged": (3, "poison_event"),
+            "gone": (1, "head_mismatch"),
+            "hole": (4, "version_gap"),
+            "tail": (4, "head_mismatch"),
+            "unreadable": (2, "poison_event"),
+        }
+        everything |= {"other": stored(store)["other"]}
+        reached = {"whole": 6, "damaged": 2, "hole": 3, "unreadable": 1, "tail": 3, "other": 1}
+        assert written(kafka_server, topic_name) == {name: everything[name][:end] for name, end in reached.items()}
+        assert publish(store, kafka, topic_name).published == 0
+
+        change_event(store, "damaged", 3, state=everything["damaged"][2])
+        change_event(store, "unreadable", 2, state=everything["unreadable"][1])
+        for row in (*reversed(gone), tail, hole):
+            put_back(store, row)
+        found = publish(store, kafka, topic_name, batch_events=5)
+        assert (found.verdict, found.parked) == ("COMPLETE", [])
+        assert written(kafka_server, topic_name) == everything
+
+    def test_of_two_relays_at_once_one_is_told_and_nothing_is_lost(self, store, kafka, kafka_server, topic_name):
+        """Both may send the same events, one hears that the position moved, and new events are in order."""
+        shuffled_history(store, 3_000)
+        make_topic(kafka_server, topic_name, 3)
+        ready = threading.Barrier(2)
+
+        def run(_: int) -> Published | PositionMoved:
+            ready.wait()
+            try:
+                return publish(store, kafka, topic_name, batch_events=500)
+            except PositionMoved as moved:
+                return moved
+
+        with ThreadPoolExecutor(2) as pool:
+            found = list(pool.map(run, range(2)))
+        assert any(isinstance(each, Published) for each in found)
+        assert publish(store, kafka, topic_name).verdict == "COMPLETE"
+        assert once(written(kafka_server, topic_name)) == stored(store)
+
+
+class TestOnSqlite(OnSqlite, Contract):
+    pass
+
+
+class TestOnPostgres(OnPostgres, Contract):
+    pass
+
+
+def start(store: Store, servers: str, topic: str) -> subprocess.Popen[str]:
+    """Start a process that publishes in small batches, and wait until it begins."""
+    url = store.url.render_as_string(hide_password=False)
+    command = [sys.executable, "-m", "tests.integration.relayer", url, servers, topic, "100"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "began\n"
+    return process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_relay_is_finished_by_the_same_command(store, kafka, kafka_server, topic_name, seed):
+    """After kills at random moments the topic has every event in order, with repeats and with nothing else."""
+    print(f"seed {seed}")  # noqa: T201 - says how to repeat a failure
+    chance = random.Random(seed)
+    shuffled_history(store, 12_000)
+    reached = []
+    for _ in range(5):
+        with start(store, kafka.bootstrap_servers, topic_name) as process:
+            time.sleep(chance.uniform(0.2, 1.2))
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with store.snapshot() as connection:
+            known = topics.known(connection, topic_name)
+        reached.append(known.position if known else 0)
+    assert reached == sorted(reached)
+    assert any(0 < position < 12_000 for position in reached)
+    with start(store, kafka.bootstrap_servers, topic_name) as process:
+        assert process.stdout is not None
+        assert process.stdout.read().split()[0] == "COMPLETE"
+    assert once(written(kafka_server, topic_name)) == stored(store)
+
+
+def test_a_follower_publishes_what_comes_until_it_is_told_to_stop(store, kafka, kafka_server, topic_name):
+    """Events appended meanwhile are on the topic soon, and it ends in order after the batch in hand."""
+    append(store, *account_stream("before", 3))
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            publish, store, kafka, topic_name, follow=True, should_stop=stop.is_set, poll_seconds=0.02
+        )
+        try:
+            wait_for(lambda: position(store, topic_name) == 3)
+            for number in range(5):
+                append(store, *account_stream(f"new-{number}", 10))
+                wait_for(lambda expected=13 + 10 * number: position(store, topic_name) == expected)
+        finally:
+            stop.set()
+        found = running.result()
+    assert (found.verdict, found.published, found.position) == ("COMPLETE", 53, 53)
+    assert written(kafka_server, topic_name) == stored(store)
+
+
+def position(store: Store, topic: str) -> int:
+    """Return up to where a topic was published."""
+    with store.snapshot() as connection:
+        known = topics.known(connection, topic)
+    return known.position if known else 0
+
+
+def wait_for(is_so, seconds: float = 30) -> None:
+    """Wait until something is so, and fail if it does not come about."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"cleanup_policy": "compact"},
+        {"cleanup_policy": "compact,delete"},
+        {"retention_ms": 60_000},
+        {"retention_bytes": 1 << 20},
+    ],
+    ids=str,
+)
+def test_a_topic_that_does_not_keep_everything_is_refused(store, kafka, kafka_server, topic_name, setting):
+    """A compacted or expiring topic is refused with nothing written, and taken where that is accepted."""
+    append(store, *account_stream("a", 3))
+    make_topic(kafka_server, topic_name, 2, **setting)
+    with pytest.raises(RefusedError, match="--accept-retention"):
+        publish(store, kafka, topic_name)
+    assert written(kafka_server, topic_name) == {}
+    assert publish(store, kafka, topic_name, accept_retention=True).published == 3
+    assert written(kafka_server, topic_name) == stored(store)
+
+
+def test_a_topic_that_it_makes_keeps_everything(store, kafka, topic_name):
+    """A topic that is not there is made with as many partitions as asked for, and never drops a record."""
+    append(store, *account_stream("a", 3))
+    publish(store, kafka, topic_name, partitions=5)
+    topic = describe(kafka, topic_name)
+    assert topic is not None
+    assert len(topic.partitions) == 5
+    assert topic.settings == {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+
+
+def test_a_topic_that_kafka_does_not_make_is_refused(store, kafka):
+    """A name or a number of copies that the broker does not take is refused with its reason."""
+    with pytest.raises(RefusedError, match="replicat"):
+        publish(store, kafka, "ledger-test-copies", replication=3)
+    with pytest.raises(RefusedError, match="not a name!"):
+        publish(store, kafka, "not a name!")
+
+
+def test_a_topic_that_was_made_again_is_refused_until_it_is_accepted(store, kafka, kafka_server, topic_name):
+    """Another topic under the name is refused; accepted, it gets every event from the first on."""
+    append(store, *account_stream("a", 3), *account_stream("b", 3))
+    publish(store, kafka, topic_name)
+    delete_topic(kafka_server, topic_name)
+    wait_for(lambda: describe(kafka, topic_name) is None)
+    with pytest.raises(RefusedError, match=r"gone.*--accept-topic"):
+        publish(store, kafka, topic_name)
+    make_topic(kafka_server, topic_name, 6)
+    with pytest.raises(RefusedError, match=r"made again.*--accept-topic"):
+        publish(store, kafka, topic_name)
+    assert written(kafka_server, topic_name) == {}
+    assert publish(store, kafka, topic_name, accept_topic=True).published == 6
+    assert written(kafka_server, topic_name) == stored(store)
+
+
+def test_a_topic_with_other_partitions_is_refused(store, kafka, kafka_server, topic_name):
+    """Partitions that were added move accounts, so the topic is refused and nothing is written."""
+    from kafka import KafkaAdminClient
+
+    append(store, *account_stream("a", 3))
+    publish(store, kafka, topic_name, partitions=2)
+    with KafkaAdminClient(bootstrap_servers=kafka_server.bootstrap_servers) as admin:
+        admin.create_partitions({topic_name: 3})
+    wait_for(lambda: len(describe(kafka, topic_name).partitions) == 3)
+    with pytest.raises(RefusedError, match="3 partitions, known are 2"):
+        publish(store, kafka, topic_name)
+
+
+def test_a_topic_that_lost_its_tail_gets_it_again_when_accepted(store, kafka, kafka_server, topic_name):
+    """A topic that ends before what was delivered is refused; accepted, every event is published again."""
+    append(store, *account_stream("a", 4))
+    found = publish(store, kafka, topic_name, partitions=1)
+    with store.writing() as connection:
+        topics.vouch(connection, topic_name, found.topic_id, 1, {0: 9})
+    with pytest.raises(RefusedError, match=r"ends at offset 4, known are 9.*--accept-topic"):
+        publish(store, kafka, topic_name)
+    assert publish(store, kafka, topic_name, accept_topic=True).published == 4
+    assert written(kafka_server, topic_name) == {"a": stored(store)["a"] * 2}
+
+
+def test_a_topic_that_lost_its_first_records_is_refused(store, kafka, kafka_server, topic_name):
+    """Deleted records leave a topic that is no copy of the store, and that is said."""
+    append(store, *account_stream("a", 4))
+    publish(store, kafka, topic_name, partitions=1)
+    delete_records(kafka_server, topic_name, {0: 2})
+    with pytest.raises(RefusedError, match="begins at offset 2"):
+        publish(store, kafka, topic_name)
+
+
+def test_a_strangers_topic_is_refused_until_it_is_accepted(store, kafka, kafka_server, topic_name):
+    """A topic with records that this store knows nothing of may be another ledger's."""
+    append(store, *account_stream("a", 2))
+    make_topic(kafka_server, topic_name, 2)
+    send(kafka_server, topic_name, [(b"b", b"something")])
+    with pytest.raises(RefusedError, match="knows nothing of it"):
+        publish(store, kafka, topic_name)
+    assert publish(store, kafka, topic_name, accept_topic=True).published == 2
+    assert written(kafka_server, topic_name) == stored(store) | {"b": [b"something"]}
+
+
+def test_a_store_that_ends_before_what_was_published_is_refused(store, kafka, topic_name):
+    """A store that lost its newest events, or another one in its place, publishes nothing."""
+    append(store, *account_stream("a", 4))
+    publish(store, kafka, topic_name)
+    lose_event(store, "a", 3, 4)
+    with pytest.raises(RefusedError, match="ends at position 2, published was up to 4"):
+        publish(store, kafka, topic_name)
+
+
+def test_events_put_back_are_on_the_topic_at_most_again(store, kafka, kafka_server, topic_name):
+    """An event that was published before the store lost it changes nothing of what is on the topic."""
+    append(store, *account_stream("a", 6), *account_stream("b", 2))
+    publish(store, kafka, topic_name)
+    put_back(store, take_event(store, "a", 3))
+    assert max(positions(store, "a").values()) == positions(store, "a")[3]
+    found = publish(store, kafka, topic_name)
+    assert (found.verdict, found.published) == ("COMPLETE", 0)
+    assert written(kafka_server, topic_name) == stored(store)
+
+
+def test_a_broker_that_is_gone_ends_it_in_time_and_the_next_run_goes_on(store, own_kafka: OwnBroker, topic_name):
+    """A broker that stops answering ends the run with the place and what to do, in the time that was set."""
+    shuffled_history(store, 3_000)
+    kafka = Connection(bootstrap_servers=own_kafka.bootstrap_servers, stall_timeout_seconds=3)
+    seen: list[int] = []
+
+    def progress(done: int, _: int | None) -> None:
+        if not seen:
+            own_kafka.kill()
+        seen.append(done)
+
+    began = time.monotonic()
+    with pytest.raises(BrokerError, match=topic_name) as failed:
+        publish(store, kafka, topic_name, partitions=3, batch_events=500, progress=progress)
+    assert time.monotonic() - began < 30
+    assert "run it again" in failed.value.next_step
+    assert position(store, topic_name) == seen[-1] < 3_000
+    with pytest.raises(BrokerError):
+        publish(store, kafka, topic_name)
+    own_kafka.heal()
+    assert publish(store, kafka, topic_name).verdict == "COMPLETE"
+    assert once(written(own_kafka, topic_name)) == stored(store)
+
+
+def test_a_broker_that_pauses_or_restarts_is_waited_for(store, own_kafka: OwnBroker, topic_name):
+    """Within the time that was set the relay waits, and nothing is lost, written twice or moved."""
+    shuffled_history(store, 3_000)
+    kafka = Connection(bootstrap_servers=own_kafka.bootstrap_servers, stall_timeout_seconds=60)
+    with ThreadPoolExecutor(1) as pool:
+
+        def progress(done: int, _: int | None) -> None:
+            if done == 500:
+                own_kafka.pause()
+                pool.submit(lambda: (time.sleep(2), own_kafka.resume()))
+            if done == 2_000:
+                own_kafka.kill()
+                pool.submit(own_kafka.start)
+
+        found = publish(store, kafka, topic_name, partitions=3, batch_events=500, progress=progress)
+    assert (found.verdict, found.published) == ("COMPLETE", 3_000)
+    assert written(own_kafka, topic_name) == stored(store)
