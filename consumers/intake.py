@@ -103,11 +103,16 @@ class TopicRows:
                     held = f"an open transaction holds back what comes from offset {bounds.stable:,} on"
                     self.unread.append(Unread(partition, bounds.stable, "stalled", held))
 
-    def messages(self, chunk: Chunk) -> list[Message]:
-        """Return a chunk's records as a codec takes them, and go on behind them."""
+    def messages(self, chunk: Chunk, records_max: int) -> Iterator[list[Message]]:
+        """Yield a chunk's records as a codec takes them, so many at a time, and go on behind what was yielded."""
+        for start in range(0, len(chunk.offsets), records_max):
+            part = slice(start, start + records_max)
+            offsets = chunk.offsets[part]
+            self.offsets[chunk.partition] = offsets[-1] + 1
+            numbers = (place_of(chunk.partition, offset) for offset in offsets)
+            yield [Message(*one) for one in zip(numbers, chunk.keys[part], chunk.values[part], strict=True)]
+        # Behind the last record there may be others that are no records, such as the end of a transaction.
         self.offsets[chunk.partition] = chunk.next_offset
-        numbers = (place_of(chunk.partition, offset) for offset in chunk.offsets)
-        return [Message(*one) for one in zip(numbers, chunk.keys, chunk.values, strict=True)]
 
 
 def import_from_topic(
@@ -165,7 +170,7 @@ def dry_import(
     def parts() -> Iterator[list[Message]]:
         with open_reader(rows.connection, rows.name) as reader:
             for chunk in rows.read(reader, topic):
-                yield rows.messages(chunk)
+                yield from rows.messages(chunk, BATCH_RECORDS)
 
     source = RecordSource(parts(), codec=rows.codec, mapping=mapping, where=f"topic {rows.name!r}")
     refused = Rejects(rejects, has_places=True)
@@ -187,9 +192,10 @@ class _Writer:
         self._messages: list[Message] = []
 
     def add(self, chunk: Chunk) -> None:
-        self._messages += self._rows.messages(chunk)
-        if len(self._messages) >= self._batch_records:
-            self.write()
+        for messages in self._rows.messages(chunk, self._batch_records):
+            self._messages += messages
+            if len(self._messages) >= self._batch_records:
+                self.write()
 
     def write(self) -> None:
         rows, before = self._rows, self._rows.before
