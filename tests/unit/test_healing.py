@@ -21,10 +21,11 @@ from schemas import Event, encode
 LAST = 5
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store with two accounts of five events each."""
-    store = Store.at(tmp_path / "ledger")
+    is_sqlite = request.param == "sqlite"
+    store = Store.at(tmp_path / "ledger") if is_sqlite else Store(request.getfixturevalue("postgres_url"))
     append(store, *account_stream("a", LAST), *account_stream("b", LAST))
     yield store
     store.close()

@@ -22,10 +22,11 @@ from ledger.intakes import Intake
 from schemas.errors import PositionMoved
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A store with no events."""
-    store = Store.at(tmp_path / "ledger")
+    is_sqlite = request.param == "sqlite"
+    store = Store.at(tmp_path / "ledger") if is_sqlite else Store(request.getfixturevalue("postgres_url"))
     yield store
     store.close()
 
