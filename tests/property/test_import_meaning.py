@@ -6,13 +6,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imports import bring, rejects_of, streams_of, write_csv
-from msgspec.json import decode
+from imports import NOW, bring, rejects_of, streams_of, write_csv
+from msgspec.json import decode, encode
 
 from ledger import Store
-from ledger.importing import staging
+from ledger.importing import Mapping, staging
+from ledger.importing.codecs import Message
+from ledger.importing.intake import RowImport
+from ledger.importing.rejects import RejectsLog, place_of
 from ledger.rules import is_legal
 
 STATUSES = ("pending", "frozen", "completed", "cancelled")
@@ -81,6 +85,18 @@ def _oracle(parts: list[list[dict[str, str]]]) -> tuple[dict[str, list[tuple[Any
     return streams, rejected
 
 
+def _changes(streams: dict[str, list[bytes]]) -> dict[str, list[tuple[Any, ...]]]:
+    """Return each account's (transaction, from, to) of wire bytes."""
+    return {
+        account: [
+            (event["transaction_id"], event["from_status"], event["to_status"])
+            for event in map(decode, stream)
+            if event["event"] != "account.opened"
+        ]
+        for account, stream in streams.items()
+    }
+
+
 @settings(max_examples=settings.default.max_examples // 2)
 @given(rows=ROWS, cut=st.integers(0, 14), group_rows=st.sampled_from([1, 1000]))
 def test_an_import_means_what_the_contract_says(rows, cut, group_rows):
@@ -98,15 +114,7 @@ def test_an_import_means_what_the_contract_says(rows, cut, group_rows):
                 lines += [reject["line"] - 1 + cut * number for reject in rejects_of(found)]
                 assert found.imported + found.unchanged + found.rejected == len(part)
             streams = streams_of(store)
-            found_streams = {
-                account: [
-                    (event["transaction_id"], event["from_status"], event["to_status"])
-                    for event in map(decode, stream)
-                    if event["event"] != "account.opened"
-                ]
-                for account, stream in streams.items()
-            }
-            assert found_streams == expected
+            assert _changes(streams) == expected
             assert sorted(lines) == rejected
             for number, part in enumerate(parts):
                 assert bring(store, write_csv(Path(folder) / f"{number}.csv", part, HEADER)).imported == 0
@@ -114,3 +122,27 @@ def test_an_import_means_what_the_contract_says(rows, cut, group_rows):
             store.close()
     finally:
         staging.GROUP_ROWS_MAX = before
+
+
+@settings(max_examples=settings.default.max_examples // 4)
+@given(parts=st.lists(st.tuples(ROWS, st.booleans()), max_size=4))
+def test_records_mean_what_rows_mean(parts):
+    """Rows of a topic, batch by batch and process by process, mean what the same rows in so many files mean."""
+    expected, rejected = _oracle([rows for rows, _ in parts])
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.at(folder)
+        log = Path(folder) / "rejects.csv"
+        taking, offset, counted = None, 0, 0
+        for rows, is_new in parts:
+            if taking is None or is_new:
+                taking = RowImport(store, codec="json", mapping=Mapping(), now=lambda: NOW, rejects=RejectsLog(log))
+            before = taking.taken.imported + taking.taken.unchanged + taking.taken.rejected
+            messages = [Message(place_of(0, offset + at), None, encode(row)) for at, row in enumerate(rows)]
+            taking.take(messages, lambda _: None)
+            counted += taking.taken.imported + taking.taken.unchanged + taking.taken.rejected - before
+            offset += len(rows)
+        assert counted == offset
+        assert _changes(streams_of(store)) == expected
+        places = pl.read_csv(log, infer_schema=False)["place"].to_list() if log.exists() else []
+        assert places == [f"0:{place - 1}" for place in rejected]
+        store.close()
