@@ -5,17 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["Block", "Command", "anchors", "blocks", "commands", "links", "matches"]
+__all__ = ["NEEDS", "Block", "Command", "anchors", "blocks", "commands", "links", "matches"]
+
+#: What a block can say that it needs, where others have a file name.
+NEEDS = ("kafka",)
 
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^(?P=fence)[ ]*$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A fenced block: its language, the word after the language (a file name), its text, the line it begins at."""
+    """A fenced block: its language, the words after it (a file name, or one of `NEEDS`), its text, its first line."""
 
     language: str
     name: str
+    needs: str
     body: str
     line: int
 
@@ -35,7 +39,9 @@ def blocks(document: str) -> list[Block]:
     for match in FENCE.finditer(document):
         language, _, name = match["info"].strip().partition(" ")
         line = document.count("\n", 0, match.start()) + 1
-        found.append(Block(language=language, name=name.strip(), body=match["body"], line=line))
+        word = name.strip()
+        needs, name = (word, "") if word in NEEDS else ("", word)
+        found.append(Block(language=language, name=name, needs=needs, body=match["body"], line=line))
     return found
 
 

@@ -12,6 +12,9 @@ sh       set-up that a test cannot repeat: only `git clone`, `cd`, `make TARGET`
          lines, and each TARGET must exist.
 NAME     any language with a file name after it (```csv points.csv) is written to that file, for later blocks.
 json     must be JSON. `toml` must be TOML. `mermaid` and `text` are pictures.
+
+With the word `kafka` after the language (```console kafka), a block needs a broker: it runs where there is one, in one
+run with all blocks of the document, and finds it in LEDGER_REPLAY_BOOTSTRAP_SERVERS. Other blocks cannot build on it.
 """
 
 from __future__ import annotations
@@ -26,11 +29,16 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+from kafka_broker import OwnBroker
+from topics import delete_topics
 
-from tests.docs.markdown import Block, anchors, blocks, commands, links, matches
+from tests.docs.markdown import Block, Command, anchors, blocks, commands, links, matches
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+ON_A_BROKER = [path for path in DOCUMENTS if any(block.needs for block in blocks((ROOT / path).read_text()))]
+#: The topics that blocks of the documents make.
+TOPICS = ("ledger-events", "shop.")
 SECONDS_MAX = 300
 SET_UP = re.compile(
     r"(git clone \S+( \S+)?|cd \S+|make(?P<targets>( [\w=-]+)+)|python3? -m venv \S+|\S*pip install .+|\. \S+)"
@@ -39,10 +47,23 @@ SET_UP = re.compile(
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
 def test_blocks_do_what_they_show(path: Path, tmp_path: Path) -> None:
-    """Every fenced block of a document does what the document says."""
-    found = blocks((ROOT / path).read_text())
-    for block, following in zip_longest(found, found[1:]):
-        _check(block, following, tmp_path, f"{path}:{block.line}")
+    """Every fenced block of a document that needs nothing else does what the document says."""
+    _check_all([block for block in blocks((ROOT / path).read_text()) if not block.needs], tmp_path, path)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("path", ON_A_BROKER, ids=str)
+def test_blocks_on_a_broker_do_what_they_show(path: Path, tmp_path: Path, own_kafka: OwnBroker) -> None:
+    """Every fenced block of a document that needs a broker does with a real one what the document says."""
+    # They use names that users use, so the broker is our own, and earlier topics of these names go.
+    document = (ROOT / path).read_text()
+    for name in TOPICS:
+        delete_topics(own_kafka, prefix=name)
+    try:
+        _check_all(blocks(document), tmp_path, path, brokers=own_kafka.bootstrap_servers)
+    finally:
+        for name in TOPICS:
+            delete_topics(own_kafka, prefix=name)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
@@ -74,7 +95,7 @@ def test_shown_output_is_compared_strictly() -> None:
 
 def test_commands_are_read_with_their_output() -> None:
     """A console block is read as its commands, each with the lines below it."""
-    block = Block(language="console", name="", body="$ one \\\n  more\nout\n$ two\n", line=10)
+    block = Block(language="console", name="", needs="", body="$ one \\\n  more\nout\n$ two\n", line=10)
     assert [(command.text, command.output, command.line) for command in commands(block)] == [
         ("one \\\n  more", "out", 11),
         ("two", "", 14),
@@ -117,15 +138,20 @@ def test_a_block_that_is_true_passes(tmp_path: Path) -> None:
         _check(block, None, tmp_path, "here")
 
 
-def _check(block: Block, following: Block | None, folder: Path, where: str) -> None:
+def _check_all(found: list[Block], folder: Path, path: Path, *, brokers: str = "") -> None:
+    for block, following in zip_longest(found, found[1:]):
+        _check(block, following, folder, f"{path}:{block.line}", brokers=brokers)
+
+
+def _check(block: Block, following: Block | None, folder: Path, where: str, *, brokers: str = "") -> None:
     if block.name:
         (folder / block.name).write_text(block.body)
     match block.language:
         case "console":
             for command in commands(block):
-                _run_console(command.text, command.output, folder, f"{where} (line {command.line})")
+                _run_console(command, folder, where, brokers)
         case "python":
-            _run_python(block, following, folder, where)
+            _run_python(block, following, folder, where, brokers)
         case "sh":
             _check_set_up(block, where)
         case "json":
@@ -138,17 +164,18 @@ def _check(block: Block, following: Block | None, folder: Path, where: str) -> N
             pytest.fail(f"{where}: nothing says how to check a {block.language!r} block")
 
 
-def _run_console(text: str, shown: str, folder: Path, where: str) -> None:
-    done = _run(["bash", "-c", f"set -o pipefail\n{text}"], folder)
+def _run_console(command: Command, folder: Path, where: str, brokers: str) -> None:
+    done = _run(["bash", "-c", f"set -o pipefail\n{command.text}"], folder, brokers)
+    where = f"{where} (line {command.line})"
     assert done.returncode == 0, f"{where}: exit status {done.returncode}\n{done.stdout}"
-    assert matches(shown, done.stdout), f"{where}: shown\n{shown}\nreal\n{done.stdout}"
+    assert matches(command.output, done.stdout), f"{where}: shown\n{command.output}\nreal\n{done.stdout}"
 
 
-def _run_python(block: Block, following: Block | None, folder: Path, where: str) -> None:
+def _run_python(block: Block, following: Block | None, folder: Path, where: str, brokers: str) -> None:
     shown = "\n".join(re.findall(r"# ?> ?(.*)$", block.body, re.MULTILINE))
     if not shown and following is not None and following.language == "text":
         shown = following.body
-    done = _run([sys.executable, "-c", block.body], folder)
+    done = _run([sys.executable, "-c", block.body], folder, brokers)
     assert done.returncode == 0, f"{where}: exit status {done.returncode}\n{done.stdout}"
     assert matches(shown, done.stdout), f"{where}: shown\n{shown}\nreal\n{done.stdout}"
 
@@ -164,10 +191,12 @@ def _check_set_up(block: Block, where: str) -> None:
             assert words <= targets, f"{where}: no such target: {sorted(words - targets)}"
 
 
-def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(arguments: list[str], folder: Path, brokers: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_REPLAY_")}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
     environment = kept | {"PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONUTF8": "1"}
+    if brokers:
+        environment["LEDGER_REPLAY_BOOTSTRAP_SERVERS"] = brokers
     return subprocess.run(
         arguments,
         cwd=folder,
