@@ -7,7 +7,9 @@ written: the batch is then sent again as a whole by the next run, and readers dr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -98,11 +100,12 @@ class Delivery:
         """Write events in this order, and return by partition where; BrokerError if one was not acknowledged."""
         topic, partitions, send = self._topic, self._partitions, self._producer.send
         try:
-            sent = [
-                send(topic, state, account_id.encode(), partition=partition_of(account_id, partitions))
-                for account_id, state in zip(account_ids, states, strict=True)
-            ]
-            self._producer.flush(self._patience_seconds + GRACE_SECONDS)
+            with _uncollected():
+                sent = [
+                    send(topic, state, account_id.encode(), partition=partition_of(account_id, partitions))
+                    for account_id, state in zip(account_ids, states, strict=True)
+                ]
+                self._producer.flush(self._patience_seconds + GRACE_SECONDS)
         except KafkaError as error:
             raise self._failed(error, None) from error
         spans: dict[int, Span] = {}
@@ -126,3 +129,15 @@ class Delivery:
         return BrokerError(
             f"Kafka did not take every event: {reason}", where=self._where + of_account, next_step=next_step
         )
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the garbage collector off: of what sending makes it would walk everything again and again, all in use."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

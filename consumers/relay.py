@@ -147,7 +147,8 @@ class Relay:
     """One run of the relay: where it is, what it remembers of accounts, and what it has sent.
 
     `offsets` are those known before anything more is sent, `waiting` the parked accounts as the store has them, and
-    `last` is the last published version of each account met in this run, with its chain.
+    `last` is the last published version of each account met in this run, with its chain. While `is_first`, nothing was
+    published of an account that is not met yet.
     """
 
     store: Store
@@ -157,6 +158,7 @@ class Relay:
     position: int
     offsets: dict[int, int]
     waiting: pl.DataFrame
+    is_first: bool
     sent: int = 0
     last: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=LAST_SCHEMA))
 
@@ -167,7 +169,8 @@ class Relay:
             known, waiting = topics.known(connection, topic), topics.parked(connection, topic)
         if known is None:
             raise _forgotten(topic)
-        return cls(store, topic, sends, batch_events, known.position, known.offsets, waiting)
+        is_first = known.position == 0
+        return cls(store, topic, sends, batch_events, known.position, known.offsets, waiting, is_first)
 
     def run(
         self,
@@ -236,7 +239,7 @@ class Relay:
         schema = {name: events.schema[name] for name in ("account_id", "version", "position")}
         keys = pl.concat([events.select(*schema), pl.DataFrame(broken, schema=schema, orient="row")])
         unmet = keys.join(self.last, on="account_id", how="anti")
-        if unmet.height:
+        if unmet.height and not self.is_first:
             with self.store.snapshot() as connection:
                 met = _last_published(self.store, connection, unmet, self.position)
             self.last = pl.concat([self.last, met])
@@ -278,6 +281,7 @@ class Relay:
         """Publish an account from a version on, in version order, page by page, until it stops again or ends."""
         before = pl.DataFrame({"account_id": [account_id], "version": [version - 1]}, schema_overrides=_KEYS)
         last = self.store.read_keys(connection, before).select(LAST_SCHEMA.names())
+        self.is_first = False
         while True:
             raw = self.store.read_account(
                 connection, account_id, after_version=version - 1, until=self.position, events=self.batch_events
