@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 from imports import NOW, bring, row, streams_of
-from kafka_broker import Broker
+from kafka_broker import Broker, OwnBroker
 from topics import delete_records, delete_topic, make_topic, send, send_transaction
 
 from console.main import main
@@ -234,6 +234,24 @@ def test_a_follower_takes_what_comes_and_stops_when_told(
         assert process.stdout.read() == "OK 33 0 0\n"
         assert process.wait() == 0
     assert _counts(_import(store, kafka_server, topic_name)) == ("OK", 0, 0, 0)
+
+
+def test_a_follower_waits_for_its_broker(store: Store, own_kafka: OwnBroker, topic_name: str, tmp_path: Path):
+    """A broker that dies and comes back is waited for, and what comes then is taken, once."""
+    make_topic(own_kafka, topic_name)
+    with _start(tmp_path / "ledger", own_kafka, topic_name, "follow") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "began\n"
+        send(own_kafka, topic_name, _records(_rows(11)))
+        _wait_for(store, 22)
+        own_kafka.kill()
+        time.sleep(1)
+        own_kafka.start()
+        send(own_kafka, topic_name, _records(_rows(11, after=11)))
+        _wait_for(store, 33)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "OK 22 0 0\n"
+        assert process.wait() == 0
 
 
 def test_the_command_line(kafka_server: Broker, topic_name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
