@@ -21,7 +21,7 @@ from ledger.importing.judge import EventKey, Judge, read_events
 from ledger.importing.lost import Lost, Refusal, lines_of, stored_events
 from ledger.importing.result import Progress
 from ledger.importing.staging import Spill, folder_for_staging
-from ledger.store import Store
+from ledger.store import GENESIS, Store, chain
 
 __all__ = ["LISTED_MAX", "PLAN_SCHEMA", "Copy", "Healed", "Record", "Records", "Unread", "heal"]
 
@@ -168,7 +168,7 @@ def _compared(connection: Connection, copy: Copy, lost: Spill, progress: Progres
         # Bytes that are the store's own need no other look: most of a copy is that.
         is_same = (both["state"] == both["stored"]).fill_null(False)
         found.unchanged += int(is_same.sum())
-        _keep_others(both.filter(~is_same), found, lost)
+        _keep_others(connection, both.filter(~is_same), found, lost)
         if progress is not None:
             progress(found.records, None)
     return found
@@ -204,7 +204,7 @@ def _why_no_event(value: bytes | None, error: Exception) -> str:
     return "a record without a value (a tombstone) is no event" if value is None else f"no event: {error}"
 
 
-def _keep_others(others: pl.DataFrame, found: Healed, lost: Spill) -> None:
+def _keep_others(connection: Connection, others: pl.DataFrame, found: Healed, lost: Spill) -> None:
     """Keep what the store has not, and note what contradicts it or cannot be read."""
     if others.is_empty():
         return
@@ -214,11 +214,27 @@ def _keep_others(others: pl.DataFrame, found: Healed, lost: Spill) -> None:
         _note(found, "poison", Record(row["account_id"], row["version"], row["partition"], row["offset"], reason))
     places = others.select("partition", "offset", "stored").with_row_index("position").cast({"position": pl.Int64})
     whole = events.join(places, on="position", how="left", maintain_order="left")
-    for row in whole.filter(pl.col("stored").is_not_null()).iter_rows(named=True):
-        reason = f"version {row['version']} of account {row['account_id']!r} is stored with other bytes"
-        _note(found, "conflicts", Record(row["account_id"], row["version"], row["partition"], row["offset"], reason))
+    _note_contrary(connection, whole.filter(pl.col("stored").is_not_null()), found)
     columns = ("account_id", "version", "event", "transaction_id", "state", "partition", "offset")
     lost.add(whole.filter(pl.col("stored").is_null()).select(columns))
+
+
+def _note_contrary(connection: Connection, contrary: pl.DataFrame, found: Healed) -> None:
+    """Note the records that say something else than the store, and which of the two the hash chain proves."""
+    if contrary.is_empty():
+        return
+    before = contrary.select("account_id", version=pl.col("version") - 1)
+    stored = stored_events(connection, pl.concat([contrary.select(_EVENT_KEY), before]).unique())
+    links = {(account_id, version): link for account_id, version, _, link in stored.iter_rows()}
+    columns = ("account_id", "version", "partition", "offset", "state", "stored")
+    for account_id, version, partition, offset, state, own in contrary.select(columns).iter_rows():
+        last = GENESIS if version == 1 else links.get((account_id, version - 1))
+        reason = f"version {version} of account {account_id!r} is stored with other bytes"
+        if last is not None and chain(last, own) == links[account_id, version]:
+            reason += "; the hash chain proves the stored ones"
+        elif last is not None and chain(last, state) == links[account_id, version]:
+            reason += "; the hash chain proves the copy's, so the stored event is damaged"
+        _note(found, "conflicts", Record(account_id, version, partition, offset, reason))
 
 
 def _judged(

@@ -10,11 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 from copies import everything
+from imports import bring
 from kafka_broker import Broker, OwnBroker
 from ledgers import NOW, lose_event, write_history
 from sqlalchemy import delete
 from topics import delete_records, delete_topic, ledger_topic, make_topic, send, send_transaction
 
+from console.generate import generate
 from console.main import main
 from consumers.healing import heal_from_topic
 from consumers.relay import publish
@@ -68,6 +70,29 @@ def test_what_was_lost_comes_back(client: str, store: Store, kafka_server: Broke
     assert (found.verdict, found.restored, found.imported) == ("OK", LAST + 3, 0)
     assert _digest(store) == before
     assert _heal(store, kafka_server, topic_name).restored == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", CLIENTS)
+def test_many_events_come_back(client: str, kafka_server: Broker, topic_name: str, tmp_path: Path):
+    """Of 200 thousand events over six partitions any tenth is lost, and all: the digest is that of before."""
+    generate(accounts=2_000, events=200_000, seed=3, folder=tmp_path, now=NOW)
+    store = Store.at(tmp_path / "ledger")
+    bring(store, tmp_path / "transactions.csv")
+    ledger_topic(kafka_server, topic_name, store, 6)
+    before = _digest(store)
+    for losses in (EVENTS.delete().where(EVENTS.c.id % 10 == 3), EVENTS.delete()):
+        with store.writing() as connection:
+            connection.execute(losses)
+        found = heal_from_topic(store, _connection(kafka_server, client), topic_name)
+        assert (found.verdict, found.imported) == ("OK", 0)
+        assert found.restored + found.unchanged == found.records > 200_000
+        assert _digest(store) == before
+    store.close()
+    other = Store.at(tmp_path / "other")
+    assert heal_from_topic(other, _connection(kafka_server, client), topic_name).imported == found.records
+    assert _digest(other) == before
+    other.close()
 
 
 def test_a_lost_database_is_back_and_goes_on(store: Store, kafka_server: Broker, topic_name: str, tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from copies import ListCopy, everything, stream_of
-from ledgers import NOW, append, lose_event, lose_head
+from ledgers import NOW, append, change_event, lose_event, lose_head
 from samples import account_stream, opened, recorded
 from sqlalchemy import delete
 
@@ -119,6 +119,16 @@ def test_findings_are_counted_past_what_is_listed(store: Store, monkeypatch: pyt
     monkeypatch.setattr(healing, "LISTED_MAX", 2)
     found = heal(store, _copy(*(recorded("a", version, 77) for version in range(2, LAST + 1))))
     assert (found.verdict, found.conflicts_count, len(found.conflicts)) == ("REFUSED", 4, 2)
+
+
+def test_a_conflict_says_which_side_the_chain_proves(store: Store):
+    """Other bytes are refused either way, and it is said whether the copy or the store has what was appended."""
+    change_event(store, "b", 3, state=encode(recorded("b", 3, 99)))
+    found = heal(store, _copy(recorded("a", 2, 77), recorded("b", 3)))
+    assert (found.verdict, found.conflicts_count) == ("REFUSED", 2)
+    reasons = {one.account_id: one.reason for one in found.conflicts}
+    assert "proves the stored ones" in reasons["a"]
+    assert "proves the copy's" in reasons["b"]
 
 
 class _Meanwhile:
