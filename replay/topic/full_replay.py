@@ -118,6 +118,11 @@ class _Merged:
     def _add_partitions(self, spill: Path) -> dict[int, Gate]:
         """Take in every partition's result less the accounts that others have too, and those gated again."""
         found = {each.partition: checkpoints_of(each).load(each.until) for each in self._assignments}
+        for each in self._assignments:
+            known = found[each.partition]
+            # Another run in the same folder may have replaced or cleared what this one made.
+            if each.partition not in self._reasons and (known is None or known.position < each.until):
+                self._reasons[each.partition] = ("unreadable", "another run changed its checkpoint: run it again")
         gates = {partition: Gate() if known is None else known.gate() for partition, known in found.items()}
         self._positions = {
             each.partition: known.position if (known := found[each.partition]) else each.first

@@ -168,7 +168,7 @@ def _folder(folder: Path | None, topic: Topic, *, restart: bool) -> Path | None:
     """Return where the topic's checkpoints are; with `restart`, there are none any more."""
     if folder is not None and restart:
         for old in folder.glob(f"rebuild-{topic.topic_id}-*"):
-            old.unlink()
+            old.unlink(missing_ok=True)
     return folder
 
 

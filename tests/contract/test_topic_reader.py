@@ -99,9 +99,7 @@ class ReaderContract:
         """A range read in parts, each from where the one before it ended, is the range read at once."""
         send(kafka_server, topic_name, numbered(300))
         cuts = [0, 1, 99, 100, 257, 300]
-        parts = [
-            row for start, until in zip(cuts, cuts[1:], strict=False) for row in flat(self.read(reader, start, until))
-        ]
+        parts = [row for start, until in pairwise(cuts) for row in flat(self.read(reader, start, until))]
         assert parts == flat(self.read(reader, 0, 300))
 
     def test_an_empty_partition_ends(self, reader: Reader) -> None:
