@@ -78,8 +78,8 @@ def _measure_topics(small: Path, large: Path, runs: int) -> list[Result]:
             _run("publish", large)
             tasks = [name for name in topics.TASKS if name.startswith(("drain", "replay"))]
             found = dict(zip(tasks, _in_turn([(name, small) for name in tasks], runs), strict=True))
-            fast = [name for name in tasks if _is_compared_grown(name)]
-            grown = dict(zip(fast, _in_turn([(name, large) for name in fast], runs), strict=True))
+            again = _also_grown()
+            grown = dict(zip(again, _in_turn([(name, large) for name in again], runs), strict=True))
             healed = [_run("heal", small) for _ in range(runs)]
     except BrokerUnavailableError as unavailable:
         return [Result.missing("replay of a topic, publish, healing", str(unavailable))]
@@ -98,12 +98,11 @@ def _measure_topics(small: Path, large: Path, runs: int) -> list[Result]:
     ]
 
 
-def _is_compared_grown(name: str) -> bool:
-    """What is run on the larger topic too: all processes, the fastest client; ours with the other for its memory."""
-    most = max(topics.PROCESSES)
-    return name in (f"drain {topics.CLIENTS[-1]} {most}", f"replay {topics.CLIENTS[-1]} {most}") or name in [
-        f"replay {client} {most} links" for client in topics.CLIENTS
-    ]
+def _also_grown() -> list[str]:
+    """Return what is run on the larger topic too: by all processes, the fastest client; ours by each for its memory."""
+    most, fastest = max(topics.PROCESSES), topics.CLIENTS[-1]
+    rebuilds = [f"replay {client} {most} links" for client in topics.CLIENTS]
+    return [f"drain {fastest} {most}", f"replay {fastest} {most}", *rebuilds]
 
 
 def _against_loops(found: dict[str, list[Measured]], grown: str = "") -> list[Result]:
