@@ -138,6 +138,16 @@ def test_a_block_that_is_true_passes(tmp_path: Path) -> None:
         _check(block, None, tmp_path, "here")
 
 
+def test_a_block_that_needs_a_broker_finds_it(tmp_path: Path) -> None:
+    """The word `kafka` is what a block needs and no file name, and where the broker is stands in the environment."""
+    document = "```console kafka\n$ echo at $LEDGER_REPLAY_BOOTSTRAP_SERVERS; ls\nat here:9\n```\n"
+    found = blocks(document)
+    assert [(block.needs, block.name) for block in found] == [("kafka", "")]
+    _check_all(found, tmp_path, Path("document"), brokers="here:9")
+    with pytest.raises(AssertionError):
+        _check_all(found, tmp_path, Path("document"))
+
+
 def _check_all(found: list[Block], folder: Path, path: Path, *, brokers: str = "") -> None:
     for block, following in zip_longest(found, found[1:]):
         _check(block, following, folder, f"{path}:{block.line}", brokers=brokers)
