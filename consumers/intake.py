@@ -153,9 +153,10 @@ def import_from_topic(
                 writer.add(chunk)
             writer.write()
             if rows.should_stop() or not follow or any(part.reason not in _PASSING for part in rows.unread):
-                return Ended(
-                    taking.taken, rows.offsets, [] if follow and rows.should_stop() else rows.unread, rows.began_at
-                )
+                # Whoever follows and is told to stop has not reached an end, so what is still open there is no news.
+                is_stopped = follow and rows.should_stop()
+                unread = [part for part in rows.unread if not (is_stopped and part.reason == "stalled")]
+                return Ended(taking.taken, rows.offsets, unread, rows.began_at)
             time.sleep(poll_seconds)
             topic = _looked_again(rows, topic)
 

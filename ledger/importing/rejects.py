@@ -24,7 +24,8 @@ REJECT_SCHEMA = pl.Schema(
     }
 )
 
-_HEADERS = {",".join(REJECT_SCHEMA), ",".join(["place", *list(REJECT_SCHEMA)[1:]])}
+_HEADER_OF_PLACES = ",".join(["place", *list(REJECT_SCHEMA)[1:]]).encode()
+_HEADERS = {",".join(REJECT_SCHEMA).encode(), _HEADER_OF_PLACES}
 
 #: How a record's place is one number: its offset, and above these bits its partition.
 OFFSET_BITS = 44
@@ -50,12 +51,24 @@ class RejectsLog:
     """Appends the rejects of records to a CSV file that stays from run to run, with `place` instead of `line`.
 
     A record is read once, so what is said about it must not be lost: `add` returns when it is on the disk. A record
-    may stand there twice, where its reader was killed before it could move on.
+    may stand there twice, where its reader was killed before it could move on. UsageError for a file that holds
+    something else.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.count = 0
+        try:
+            first = _first_bytes(path, len(_HEADER_OF_PLACES) + 1)
+        except OSError as error:
+            raise UsageError(f"cannot read the rejects file of before: {error}", where=str(path)) from error
+        # Less than the header is what a process left that was killed while it wrote it.
+        if not (_HEADER_OF_PLACES + b"\n").startswith(first):
+            raise UsageError(
+                "the file holds something else than rejects of records",
+                where=str(path),
+                next_step="name another one with --rejects",
+            )
 
     @property
     def file(self) -> Path | None:
@@ -77,6 +90,14 @@ class RejectsLog:
         except OSError as error:
             raise UsageError(f"cannot write the rejects file: {error}", where=str(self.path)) from error
         self.count += rows.height
+
+
+def _first_bytes(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except FileNotFoundError:
+        return b""
 
 
 def _drop_torn_line(file: BinaryIO) -> None:
@@ -142,7 +163,7 @@ class Rejects:
         """Remove a rejects file of before, which would pass for this import's; no other file."""
         try:
             with self.path.open("rb") as file:
-                is_ours = file.readline().rstrip(b"\r\n").decode("utf-8", "replace") in _HEADERS
+                is_ours = file.readline().rstrip(b"\r\n") in _HEADERS
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return
         except OSError as error:

@@ -19,7 +19,7 @@ from ledger.importing.codecs import Message
 from ledger.importing.intake import RowImport
 from ledger.importing.rejects import RejectsLog, place_of, place_text
 from ledger.intakes import Intake
-from schemas.errors import PositionMoved
+from schemas.errors import PositionMoved, UsageError
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -179,6 +179,7 @@ def test_deletions_are_counted_listed_and_kept(store: Store, tmp_path: Path):
 
 def test_the_rejects_log_stays_and_mends_itself(store: Store, topic: _Topic):
     """Rejects of later runs follow those before, and a line that a killed process left torn goes."""
+    topic.rejects.write_bytes(b"place,rea")
     topic.take(row(1, type="?"), offset=0)
     with topic.rejects.open("ab") as file:
         file.write(b'0:1,"torn')
@@ -186,6 +187,18 @@ def test_the_rejects_log_stays_and_mends_itself(store: Store, topic: _Topic):
     topic.take(row(2, type="?"), offset=1)
     assert [(one["place"], one["transaction_id"]) for one in topic.rejected()] == [("0:0", "t1"), ("0:1", "t2")]
     assert topic.rejects.read_bytes().count(b"torn") == 0
+
+
+@pytest.mark.parametrize("content", [b"my notes\n", b"line,reason,column,transaction_id,row\n", b"places"])
+def test_no_other_file_is_written_into(content: bytes, tmp_path: Path):
+    """A file by the name of the rejects that holds something else is left as it is."""
+    path = tmp_path / "rejects.csv"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="something else"):
+        RejectsLog(path)
+    assert path.read_bytes() == content
+    with pytest.raises(UsageError, match="cannot read"):
+        RejectsLog(tmp_path)
 
 
 def test_places_are_ordered_by_partition_and_offset():
