@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -27,8 +27,8 @@ __all__ = ["Delivery", "Span", "partition_of"]
 #: Bytes of one partition sent at once, before compression: a fourth of what brokers take by default.
 BATCH_BYTES = 256 * 1024
 
-#: Milliseconds that a partition's bytes wait for more; a batch of events ends with a flush, which waits for nothing.
-LINGER_MS = 20
+#: Milliseconds that a partition's bytes wait for more: what is sent comes all at once, and its end should not wait.
+LINGER_MS = 5
 
 #: Bytes of one request; how large an event may be is the broker's to say.
 REQUEST_BYTES_MAX = 16 * 1024 * 1024
@@ -87,37 +87,42 @@ class Delivery:
                 f"the Kafka client cannot be made: {error}", where="[kafka]", next_step="check its options"
             ) from error
         except KafkaError as error:
-            raise self._failed(error, None) from error
+            raise self._failed(error) from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        # Whatever was not acknowledged is void by now, so there is nothing to wait for after an error.
-        self._producer.close(timeout=GRACE_SECONDS if kind is None else 1)
+        # What is still under way after an error is void; where it cannot end in time, the error that came first counts.
+        with suppress(*([] if kind is None else [KafkaError])):
+            self._producer.close(timeout=self._patience_seconds + GRACE_SECONDS)
 
     def deliver(self, account_ids: Sequence[str], states: Sequence[bytes]) -> dict[int, Span]:
         """Write events in this order, and return by partition where; BrokerError if one was not acknowledged."""
         topic, partitions, send = self._topic, self._partitions, self._producer.send
-        try:
-            with _uncollected():
+        spans: dict[int, Span] = {}
+        with _uncollected():
+            try:
                 sent = [
                     send(topic, state, account_id.encode(), partition=partition_of(account_id, partitions))
                     for account_id, state in zip(account_ids, states, strict=True)
                 ]
-                self._producer.flush(self._patience_seconds + GRACE_SECONDS)
-        except KafkaError as error:
-            raise self._failed(error, None) from error
-        spans: dict[int, Span] = {}
-        for account_id, future in zip(account_ids, sent, strict=True):
-            if not future.succeeded():
-                raise self._failed(future.exception, account_id) from future.exception
-            _, partition, _, offset, *_ = future.value
-            before = spans.get(partition)
-            spans[partition] = Span(before.first if before else offset, offset + 1)
+            except KafkaError as error:
+                raise self._failed(error) from error
+            # Not `flush`, which fails where the client cuts in two what the broker finds too large.
+            for account_id, future in zip(account_ids, sent, strict=True):
+                written = future.value if future.succeeded() else self._awaited(future, account_id)
+                before = spans.get(written.partition)
+                spans[written.partition] = Span(before.first if before else written.offset, written.offset + 1)
         return spans
 
-    def _failed(self, error: BaseException | None, account_id: str | None) -> BrokerError:
+    def _awaited(self, future: Any, account_id: str) -> Any:
+        try:
+            return future.get(self._patience_seconds + GRACE_SECONDS)
+        except KafkaError as error:
+            raise self._failed(error, account_id) from error
+
+    def _failed(self, error: KafkaError, account_id: str | None = None) -> BrokerError:
         of_account = "" if account_id is None else f", account {account_id!r}"
         if isinstance(error, AuthorizationError):
             next_step = "see [kafka.security], and what this client may do"

@@ -265,15 +265,14 @@ class Relay:
         return admitted.select("account_id", "version").rows()
 
     def _at_stop(self, connection: Connection) -> tuple[Gate, pl.DataFrame, list[PoisonEvent]]:
-        """Return the event at which each parked account stopped, and a gate that knows the one before it."""
+        """Return the event at which each parked account stopped, and a gate that knows the one before it.
+
+        Where that one is lost, nothing proves the event, and the gate takes it for one behind a hole.
+        """
         stops = self.waiting.select("account_id", "version")
         before = stops.select("account_id", version=pl.col("version") - 1)
         known = self.store.read_keys(connection, before).select(LAST_SCHEMA.names())
-        # Without the event before it nothing proves an event, unless it is the first.
-        provable = pl.concat(
-            [stops.filter(pl.col("version") == 1), stops.join(known.select("account_id"), on="account_id", how="semi")]
-        )
-        raw = self.store.read_keys(connection, provable).filter(pl.col("position") <= self.position)
+        raw = self.store.read_keys(connection, stops).filter(pl.col("position") <= self.position)
         batch = _decoded(self.store, connection, raw, self.position)
         return Gate(last=known), batch.events, batch.poison
 

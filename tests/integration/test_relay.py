@@ -15,12 +15,16 @@ from pathlib import Path
 
 import pytest
 from databases import OnPostgres, OnSqlite
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka_broker import Broker, OwnBroker
 from ledgers import append, change_event, lose_event, positions, put_back, take_event, write_history
+from producers import CLIENTS
 from samples import account_stream, opened, recorded
 from sqlalchemy import select
 from topics import delete_records, delete_topic, make_topic, read_records, send
 
+from consumers.delivery import partition_of
 from consumers.relay import Published, publish
 from ledger import Ledger, Store, topics
 from ledger.tables import EVENTS
@@ -263,6 +267,42 @@ def test_a_topic_that_does_not_keep_everything_is_refused(store, kafka, kafka_se
     assert written(kafka_server, topic_name) == stored(store)
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_account_is_where_every_client_looks_for_it(kafka_server, topic_name, client):
+    """The partition of an account is the one that a client chooses by itself for that key."""
+    make_topic(kafka_server, topic_name, 5)
+    accounts = [f"account {number} é日" for number in range(40)]
+    placed = send(kafka_server, topic_name, [(name.encode(), b"{}") for name in accounts], client=client)
+    assert [partition for partition, _ in placed] == [partition_of(name, 5) for name in accounts]
+
+
+def test_events_too_large_for_one_request_go_in_several(store, kafka, kafka_server, topic_name):
+    """Where many events at once are more than the broker takes, they come in parts, in order and once."""
+    append(store, *(event for number in range(6) for event in account_stream(f"account-{number}", 300)))
+    make_topic(kafka_server, topic_name, 2, max_message_bytes=4_000)
+    assert publish(store, kafka, topic_name).published == 1_800
+    assert written(kafka_server, topic_name) == stored(store)
+
+
+def test_an_event_too_large_for_the_broker_ends_it_by_name(store, kafka, kafka_server, topic_name):
+    """An event that the broker does not take is named, the position stays, and nothing of its account is lost."""
+    text = random.Random(1).randbytes(20_000).hex()
+    large = recorded("large", 2, metadata={"text": text})
+    append(store, *account_stream("small", 2), opened("large"), large, recorded("large", 3))
+    make_topic(kafka_server, topic_name, 1, max_message_bytes=4_000)
+    with pytest.raises(BrokerError, match="'large'") as failed:
+        publish(store, kafka, topic_name)
+    assert "max.message.bytes" in failed.value.next_step
+    assert position(store, topic_name) == 0
+    with KafkaAdminClient(bootstrap_servers=kafka_server.bootstrap_servers) as admin:
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic_name, {"max.message.bytes": "100000"})])
+    found = publish(store, kafka, topic_name)
+    assert found.verdict == "COMPLETE"
+    assert {name: sorted(stream) for name, stream in once(written(kafka_server, topic_name)).items()} == {
+        name: sorted(stream) for name, stream in stored(store).items()
+    }
+
+
 def test_a_topic_that_it_makes_keeps_everything(store, kafka, topic_name):
     """A topic that is not there is made with as many partitions as asked for, and never drops a record."""
     append(store, *account_stream("a", 3))
@@ -299,8 +339,6 @@ def test_a_topic_that_was_made_again_is_refused_until_it_is_accepted(store, kafk
 
 def test_a_topic_with_other_partitions_is_refused(store, kafka, kafka_server, topic_name):
     """Partitions that were added move accounts, so the topic is refused and nothing is written."""
-    from kafka import KafkaAdminClient
-
     append(store, *account_stream("a", 3))
     publish(store, kafka, topic_name, partitions=2)
     with KafkaAdminClient(bootstrap_servers=kafka_server.bootstrap_servers) as admin:

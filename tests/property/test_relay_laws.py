@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from ledgers import change_event, put_back, take_event
+from relays import Crash, Log
 from samples import opened, recorded
 
-from consumers.delivery import Span
 from consumers.relay import Published, Relay
 from ledger import GENESIS, Store, chain, topics
 from schemas import encode
@@ -26,38 +25,7 @@ from schemas.errors import PositionMoved
 
 NAME = "topic"
 ACCOUNTS = ("a", "b")
-
-
-class Crash(Exception):
-    """The relay's process ends here."""
-
-
-class Log:
-    """A topic of one partition, and a sender to it that may end its relay, or let another run, between two events."""
-
-    def __init__(self) -> None:
-        self.records: list[tuple[str, bytes]] = []
-        self.crash_after: int | None = None
-        self.meanwhile: Callable[[], object] | None = None
-        self.meanwhile_at = 0
-
-    def deliver(self, account_ids: Sequence[str], states: Sequence[bytes]) -> dict[int, Span]:
-        """Append to the list."""
-        first = len(self.records)
-        for number, record in enumerate(zip(account_ids, states, strict=True)):
-            self._between(number)
-            self.records.append(record)
-        self._between(len(states))
-        return {0: Span(first, len(self.records))}
-
-    def _between(self, number: int) -> None:
-        if self.meanwhile is not None and number >= self.meanwhile_at:
-            meanwhile, self.meanwhile = self.meanwhile, None
-            meanwhile()
-        if self.crash_after is not None:
-            if self.crash_after == 0:
-                raise Crash
-            self.crash_after -= 1
+MEANWHILE = st.sampled_from([[], ["retry"], ["restore", "retry"], ["publish"], ["restore", "publish"]])
 
 
 class RelayMachine(RuleBasedStateMachine):
@@ -85,10 +53,24 @@ class RelayMachine(RuleBasedStateMachine):
         """Vouch for the topic, as the command does before it sends."""
         with self.store.writing() as connection:
             topics.vouch(connection, NAME, "id", 1, {})
-        self.append([*ACCOUNTS, *ACCOUNTS])
+        self._append([*ACCOUNTS, *ACCOUNTS])
 
-    @rule(accounts=st.lists(st.sampled_from(ACCOUNTS), min_size=1, max_size=8))
-    def append(self, accounts: list[str]) -> None:
+    @rule(
+        data=st.data(), kinds=st.lists(st.sampled_from(["append", "lose", "restore", "damage", "repair"]), max_size=6)
+    )
+    def happen(self, data: st.DataObject, kinds: list[str]) -> None:
+        """Append, lose, put back, damage and repair events, one after the other."""
+        for kind in kinds:
+            if kind == "append":
+                self._append(data.draw(st.lists(st.sampled_from(ACCOUNTS), min_size=1, max_size=5)))
+            elif kind == "restore" and self.taken:
+                put_back(self.store, self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))[2])
+            elif kind == "repair":
+                self._repair()
+            elif kind in {"lose", "damage"} and (present := self._present()):
+                {"lose": self._lose, "damage": self._damage}[kind](*data.draw(st.sampled_from(present)))
+
+    def _append(self, accounts: list[str]) -> None:
         """Append events, whatever the accounts have lost."""
         rows = []
         for account_id in accounts:
@@ -109,27 +91,14 @@ class RelayMachine(RuleBasedStateMachine):
         keys = [(name, number + 1) for name, stream in self.streams.items() for number in range(len(stream))]
         return sorted(set(keys) - gone)
 
-    @precondition(lambda self: self._present())
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
-        """Lose one event, in the middle or at the end."""
-        account_id, version = data.draw(st.sampled_from(self._present()))
+    def _lose(self, account_id: str, version: int) -> None:
         self.may_repeat = True
         self.taken.append((account_id, version, take_event(self.store, account_id, version)))
 
-    @precondition(lambda self: self.taken)
-    @rule(data=st.data())
-    def restore(self, data: st.DataObject) -> None:
-        """Put a lost event back, at the end of the store."""
-        put_back(self.store, self.taken.pop(data.draw(st.integers(0, len(self.taken) - 1)))[2])
-
-    @precondition(lambda self: self._present())
-    @rule(data=st.data(), other=st.sampled_from([b"{}", b"not json", b""]))
-    def damage(self, data: st.DataObject, other: bytes) -> None:
-        """Write the bytes of an event over, with something else or with an event of another amount."""
-        account_id, version = data.draw(st.sampled_from(self._present()))
+    def _damage(self, account_id: str, version: int) -> None:
         self.damaged[account_id, version] = self.streams[account_id][version - 1]
-        forged = other or encode(recorded(account_id, version, 999))
+        # Something that cannot be read, or an event of another amount.
+        forged = encode(recorded(account_id, version, 999)) if version % 2 else b"{}"
         change_event(self.store, account_id, version, state=forged)
 
     def _repair(self) -> None:
@@ -139,10 +108,9 @@ class RelayMachine(RuleBasedStateMachine):
                 change_event(self.store, *key, state=state)
                 del self.damaged[key]
 
-    @precondition(lambda self: self.damaged)
-    @rule()
-    def repair(self) -> None:
-        """Write the right bytes back where the event is there."""
+    def _restore_all(self) -> None:
+        while self.taken:
+            put_back(self.store, self.taken.pop()[2])
         self._repair()
 
     def _publish(self) -> Published:
@@ -163,44 +131,32 @@ class RelayMachine(RuleBasedStateMachine):
             there = Counter(account_id for account_id, _ in self.log.records)
             assert all(each.version == there[each.account_id] + 1 for each in found.parked)
 
-    @rule(after=st.integers(0, 10))
-    def publish_and_crash(self, after: int) -> None:
-        """Publish and be killed after some events, or after all of them and before the position moves."""
-        self.log.crash_after, self.may_repeat = after, True
-        with suppress(Crash):
-            self._publish()
-        self.log.crash_after = None
-
-    @rule(at=st.integers(0, 5), repaired=st.booleans(), is_retry=st.booleans())
-    def publish_beside_another(self, at: int, repaired: bool, is_retry: bool) -> None:
-        """Publish while another relay, and perhaps a repair before it, gets through; only the slower one is told.
+    @rule(crash_after=st.none() | st.integers(0, 6), at=st.integers(0, 4), meanwhile=MEANWHILE)
+    def publish_and_be_disturbed(self, crash_after: int | None, at: int, meanwhile: list[str]) -> None:
+        """Publish, and be killed after some events, or after all of them; or while another relay gets through.
 
         The other one may also be at the head of a moment ago, and only try again what waits there.
         """
         self.may_repeat = True
 
-        def meanwhile() -> None:
-            if repaired:
-                self._repair()
-                while self.taken:
-                    put_back(self.store, self.taken.pop()[2])
-                self._repair()
-            if is_retry:
+        def disturb() -> None:
+            self.log.crash_after = None
+            if "restore" in meanwhile:
+                self._restore_all()
+            if "retry" in meanwhile:
                 Relay.at(self.store, NAME, self.log, batch_events=4).retry_parked()
-            else:
+            if "publish" in meanwhile:
                 self._publish()
 
-        self.log.meanwhile, self.log.meanwhile_at = meanwhile, at
-        with suppress(PositionMoved):
+        self.log.crash_after, self.log.meanwhile, self.log.meanwhile_at = crash_after, disturb, at
+        with suppress(Crash, PositionMoved):
             self._publish()
-        self.log.meanwhile = None
+        self.log.crash_after = self.log.meanwhile = None
 
     @rule()
     def publish_whole(self) -> None:
         """A store that is repaired whole is COMPLETE after one run, and everything is on the topic."""
-        while self.taken:
-            put_back(self.store, self.taken.pop()[2])
-        self._repair()
+        self._restore_all()
         found = self._publish()
         assert (found.verdict, found.parked) == ("COMPLETE", [])
         self.check_all_there()
@@ -225,4 +181,4 @@ class RelayMachine(RuleBasedStateMachine):
 
 
 TestRelay = RelayMachine.TestCase
-TestRelay.settings = settings(stateful_step_count=25)
+TestRelay.settings = settings(stateful_step_count=15)
