@@ -337,6 +337,23 @@ def test_a_topic_that_was_made_again_is_refused_until_it_is_accepted(store, kafk
     assert written(kafka_server, topic_name) == stored(store)
 
 
+def test_a_topic_that_is_made_again_meanwhile_is_refused(store, kafka, kafka_server, topic_name):
+    """A run whose topic is replaced under it ends refused, with its position where the old topic was left."""
+    append(store, *account_stream("a", 30))
+
+    def progress(done: int, _: int | None) -> None:
+        if done == 20:
+            delete_topic(kafka_server, topic_name)
+            wait_for(lambda: describe(kafka, topic_name) is None)
+            make_topic(kafka_server, topic_name, 1)
+
+    with pytest.raises(RefusedError, match=r"made again.*--accept-topic"):
+        publish(store, kafka, topic_name, partitions=1, batch_events=10, progress=progress)
+    assert position(store, topic_name) == 20
+    assert publish(store, kafka, topic_name, accept_topic=True).published == 30
+    assert once(written(kafka_server, topic_name)).keys() == {"a"}
+
+
 def test_a_topic_with_other_partitions_is_refused(store, kafka, kafka_server, topic_name):
     """Partitions that were added move accounts, so the topic is refused and nothing is written."""
     append(store, *account_stream("a", 3))

@@ -122,3 +122,18 @@ def test_an_event_behind_one_that_was_published_and_lost_waits(store, log):
     put_back(store, row)
     assert published(store, log).verdict == "COMPLETE"
     assert {state for name, state in log.records if name == "a"} == {encode(event) for event in account_stream("a", 4)}
+
+
+def test_an_account_that_waited_and_followed_goes_on_in_the_same_run(store, log):
+    """A follower that let an account go publishes what comes after it once, and nothing again."""
+    append(store, *account_stream("a", 3), *account_stream("b", 1))
+    change_event(store, "a", 2, state=b"{}")
+    relay = Relay.at(store, NAME, log, 4)
+    relay.run()
+    assert parked(relay.published("id")) == {"a": (2, "poison_event")}
+    change_event(store, "a", 2, state=encode(recorded("a", 2)))
+    relay.run()
+    go_on(store, "a", 4, 5)
+    relay.run()
+    assert relay.published("id").verdict == "COMPLETE"
+    assert [state for name, state in log.records if name == "a"] == [encode(event) for event in account_stream("a", 5)]
