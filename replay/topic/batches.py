@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import CorruptRecordError
 
-__all__ = ["ChainedRecords", "Span", "Spans", "first_missing"]
+__all__ = ["CommittedRecords", "Records", "Span", "Spans", "first_missing"]
 
 #: The only format of batches there is since Kafka 0.11.
 FORMAT = 2
@@ -25,6 +25,15 @@ class Span(NamedTuple):
 
     offset: int
     last: int
+
+
+class Records(NamedTuple):
+    """The records of a batch, in order; `offset` is where the batch begins, as far as it was asked for."""
+
+    offset: int
+    offsets: list[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
 
 
 class _Chain:
@@ -52,33 +61,50 @@ class _Chain:
         return batch
 
 
-class ChainedRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types.
-    """What kafka-python makes of a fetched range, with the chain of its batches checked."""
-
-    def _unpack_records(self, place: Any, records: Any, *deserializers: Any) -> Iterator[Any]:
-        unpacked: Iterator[Any] = super()._unpack_records(place, _Chain(records, self.fetch_offset), *deserializers)
-        return unpacked
-
-
 class Spans(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has no types.
-    """The same with one `Span` for each batch that holds committed records; the records are not taken apart."""
+    """What kafka-python makes of a fetched range, batch by batch: a `Span` for each that holds committed records.
 
-    def _unpack_records(self, place: Any, records: Any, *_: Any) -> Iterator[Span]:
+    The chain of the batches and their checksums are checked; the records are not taken apart.
+    """
+
+    def _unpack_records(self, place: Any, records: Any, *_: Any) -> Iterator[Any]:
         chain = _Chain(records, self.fetch_offset)
         while (batch := chain.next_batch()) is not None:
             if not batch.validate_crc():
                 raise CorruptRecordError(f"the batch at offset {batch.base_offset} of {place} fails its checksum")
-            is_seen = not batch.is_control_batch
-            if batch.has_producer_id():
-                self._consume_aborted_transactions_up_to(batch.last_offset)
-                if self._contains_abort_marker(batch):
-                    self.aborted_producer_ids.discard(batch.producer_id)
-                is_seen = is_seen and not self._is_batch_aborted(batch)
-            first = max(batch.base_offset, self.fetch_offset)
+            self.leader_epoch = batch.leader_epoch
+            found = self._taken(batch) if self._is_committed(batch) else None
             self.next_fetch_offset = batch.next_offset
-            if is_seen:
-                yield Span(first, batch.last_offset)
+            if found is not None:
+                yield found
         self.drain()
+
+    def _taken(self, batch: Any) -> Any:
+        return Span(max(batch.base_offset, self.fetch_offset), batch.last_offset)
+
+    def _is_committed(self, batch: Any) -> bool:
+        if batch.has_producer_id():
+            self._consume_aborted_transactions_up_to(batch.last_offset)
+            if self._contains_abort_marker(batch):
+                self.aborted_producer_ids.discard(batch.producer_id)
+        return not batch.is_control_batch and not self._is_batch_aborted(batch)
+
+
+class CommittedRecords(Spans):
+    """The same with the records of each batch as columns.
+
+    kafka-python would make an object of its own of every record, with a dozen fields of which three are used: a
+    third of all that reading costs.
+    """
+
+    def _taken(self, batch: Any) -> Records:
+        found = list(batch)
+        if found and found[0].offset < self.fetch_offset:
+            # A range may begin within a batch.
+            found = [record for record in found if record.offset >= self.fetch_offset]
+        offsets = [record.offset for record in found]
+        keys = [record.key for record in found]
+        return Records(max(batch.base_offset, self.fetch_offset), offsets, keys, [record.value for record in found])
 
 
 def first_missing(offsets: Sequence[int], spans: Iterable[Span], until: int) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
@@ -18,7 +18,7 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from replay.topic.batches import ChainedRecords, Span, Spans
+from replay.topic.batches import CommittedRecords, Records, Span, Spans
 from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
 from replay.topic.connection import Connection
 from schemas.errors import BrokerError
@@ -26,6 +26,9 @@ from schemas.errors import BrokerError
 __all__ = ["KafkaPythonReader"]
 
 POLL_MS = 500
+
+#: Batches taken apart at once: memory holds that many uncompressed, beside those of a chunk.
+POLL_BATCHES = 4
 RETRY_SECONDS = 0.1
 
 _REASONS: dict[type[Exception], Reason] = {
@@ -58,7 +61,8 @@ class KafkaPythonReader:
                 allow_auto_create_topics=False,
                 key_deserializer=None,
                 value_deserializer=None,
-                max_poll_records=CHUNK_RECORDS,
+                # What is polled here are batches, see `replay.topic.batches`.
+                max_poll_records=POLL_BATCHES,
                 max_partition_fetch_bytes=FETCH_BYTES_MAX,
                 fetch_max_bytes=FETCH_BYTES_MAX,
                 fetch_max_wait_ms=POLL_MS,
@@ -74,8 +78,8 @@ class KafkaPythonReader:
 
     def read(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Chunk]:
         """Yield the committed records from offset `start` to before `until`, `CHUNK_RECORDS` or so at a time."""
-        for records, next_offset in self._drained(ChainedRecords, partition, start, until, waiting):
-            yield _chunk(partition, records, next_offset)
+        for batches, next_offset in self._drained(CommittedRecords, partition, start, until, waiting):
+            yield _chunk(partition, batches, next_offset)
 
     def spans(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Span]:
         """Yield the offsets of the committed records of such a range, by batch: the last may go past `until`."""
@@ -94,7 +98,7 @@ class KafkaPythonReader:
         self._consumer.assign([place])
         self._consumer.seek(place, start)
         patience = Patience(self._connection, self._topic, partition, waiting)
-        position = start
+        position = handed_on = start
         gathered: list[Any] = []
         failure: Exception | None = None
         while position < until and failure is None:
@@ -114,28 +118,23 @@ class KafkaPythonReader:
                 patience.moved()
                 position = reached
             # What there is is handed on before anything is waited for: it is not lost where that is in vain.
-            if gathered and position < until and (len(gathered) >= CHUNK_RECORDS or not moved):
+            if gathered and position < until and (position - handed_on >= CHUNK_RECORDS or not moved):
                 yield gathered, position
-                gathered = []
+                gathered, handed_on = [], position
             if not moved and failure is None:
                 patience.waited(position, until)
-        kept = bisect_left(gathered, until, key=lambda record: record.offset)
-        yield gathered[:kept], min(position, until)
+        yield gathered, min(position, until)
         if failure is not None:
             _stop(partition, position, failure)
 
 
-def _chunk(partition: int, records: list[Any], next_offset: int) -> Chunk:
-    keys = [record.key for record in records]
-    values = [record.value for record in records]
-    return Chunk(partition, _offsets(records), keys, values, next_offset)
-
-
-def _offsets(records: list[Any]) -> Sequence[int]:
-    """Return the offsets, as a range where they have no hole."""
-    if records and records[-1].offset - records[0].offset == len(records) - 1:
-        return range(records[0].offset, records[-1].offset + 1)
-    return [record.offset for record in records]
+def _chunk(partition: int, batches: list[Records], next_offset: int) -> Chunk:
+    """Put batches together, less what is at or past `next_offset`: the last may go on behind the end."""
+    offsets = [offset for batch in batches for offset in batch.offsets]
+    kept = bisect_left(offsets, next_offset)
+    keys = [key for batch in batches for key in batch.keys][:kept]
+    values = [value for batch in batches for value in batch.values][:kept]
+    return Chunk(partition, offsets[:kept], keys, values, next_offset)
 
 
 def _stop(partition: int, offset: int, failure: Exception) -> NoReturn:
