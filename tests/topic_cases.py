@@ -41,6 +41,8 @@ def history(accounts: int, events: int, *, seed: int = 1) -> list[Event]:
             "type": chance.choice(["credit", "credit", "debit"]),
             "to_status": chance.choice(["completed", "frozen", "pending"]),
         }
+        if chance.random() < 0.1:
+            kind["related_transaction_id"] = f"{account_id}-t{chance.randrange(2, version + 2)}"
         amount = chance.randrange(1, 1_000)
         found.append(opened(account_id) if version == 1 else recorded(account_id, version, amount, **kind))
     return found
