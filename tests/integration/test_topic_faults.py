@@ -171,7 +171,7 @@ def test_a_repeat_with_other_content_is_found(kafka_server, topic_name, store):
     assert found.rows.height == ACCOUNTS - expected.height
 
 
-def test_poison_is_named_by_its_place(kafka_server, topic_name, store, tmp_path, run, capfd):  # noqa: PLR0917 - fixtures.
+def test_poison_is_named_by_its_place(kafka_server, topic_name, store, tmp_path, run, capfd):  # noqa: PLR0917 - they are the fixtures of a test.
     """A payload that is no event and a tombstone park their accounts; document and text say partition and offset."""
     ledger_topic(kafka_server, topic_name, store, 2)
     bad = [(b"account-3", b'{"event":"account.vanished"}'), (b"account-4", None), (None, b"\xff")]

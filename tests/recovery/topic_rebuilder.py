@@ -20,7 +20,7 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-def main(url: str, folder: str, servers: str, topic: str, client: str, workers: str) -> None:  # noqa: PLR0917
+def main(url: str, folder: str, servers: str, topic: str, client: str, workers: str) -> None:  # noqa: PLR0917 - as many words as the command has.
     """Rebuild with a checkpoint after every chunk, by worker processes."""
     store = Store(url)
     module = import_module("replay.topic.full_replay")
