@@ -32,7 +32,7 @@ class PartitionSource:
         self.waiting: Waiting | None = None
         self._reader = reader
         self._partition = partition
-        self._end = end
+        self._end = self._reached = end
         self._keeps_bytes = keeps_bytes
 
     def head(self) -> int:
@@ -42,7 +42,9 @@ class PartitionSource:
     def read(self, *, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
         """Yield the events from offset `after` to before `until`; PartitionStopped where it cannot be read on."""
         chunks = self._reader.read(self._partition, start=after, until=until, waiting=self.waiting)
+        self._reached = after
         for chunk in read_ahead(chunks):
+            self._reached = chunk.next_offset
             yield decoded(chunk, details, keeps_bytes=self._keeps_bytes)
 
     def ends(self, until: int) -> None:  # noqa: ARG002 - a topic does not know what it should hold.
@@ -50,10 +52,10 @@ class PartitionSource:
         return
 
     def copies(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """Return every copy of some events, by reading the partition once more."""
+        """Return every copy of some events, by reading the partition once more as far as it was read."""
         wanted = keys.unique()
         found = [pl.DataFrame(schema={name: RAW_SCHEMA[name] for name in ("account_id", "version", "state")})]
-        for chunk in read_ahead(self._reader.read(self._partition, start=0, until=self._end, waiting=self.waiting)):
+        for chunk in read_ahead(self._reader.read(self._partition, start=0, until=self._reached, waiting=self.waiting)):
             events = decoded(chunk, (), keeps_bytes=True).events.select(found[0].columns)
             found.append(events.join(wanted, on=["account_id", "version"], how="semi"))
         return pl.concat(found)

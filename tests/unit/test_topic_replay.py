@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from topic_memory import PARTITIONS, Sent, replay
+from topic_memory import PARTITIONS, FakeReader, Sent, replay
 
+from replay.topic.client import PartitionStopped
 from replay.topic.workers import replay_partitions
 
 SENT = [Sent(number % PARTITIONS, f"account-{number % PARTITIONS}", 1 + number // PARTITIONS) for number in range(30)]
@@ -57,10 +58,44 @@ def test_a_second_run_goes_on_from_the_first(tmp_path):
         assert (found.verdict, found.certificate.events) == ("COMPLETE", len(SENT))
 
 
-def test_repeats_that_cannot_be_compared_vouch_for_nothing(tmp_path):
-    """A partition that stops again when its repeats are compared has no row, and the others have theirs."""
-    with replay([*SENT, SENT[1], SENT[0]], stop=(1, 10), folder=tmp_path) as found:
+def test_repeats_are_compared_as_far_as_a_partition_was_read(tmp_path):
+    """Behind what stopped a partition nothing is looked at again: there is nothing to wait for a second time."""
+    with replay([*SENT, SENT[1], SENT[4], SENT[7]], stop=(1, 12), folder=tmp_path, chunk_records=4) as found:
         (unread,) = found.certificate.unread
-        assert unread.partition == 1
+        assert (unread.partition, unread.offset, unread.until) == (1, 12, 13)
+        assert found.certificate.repeats == 2
         assert found.rows["account_id"].to_list() == ["account-0", "account-2"]
-        assert found.certificate.parked == []
+
+
+def test_the_second_reading_stops_where_the_first_did(monkeypatch):
+    """Comparing repeats asks for no offset that was not read."""
+    asked = []
+    read = FakeReader.read
+
+    def noted(self, partition, *, start, until, waiting=None):
+        asked.append((partition, start, until))
+        return read(self, partition, start=start, until=until, waiting=waiting)
+
+    monkeypatch.setattr(FakeReader, "read", noted)
+    with replay([*SENT, SENT[1], SENT[4]], stop=(1, 11)):
+        pass
+    assert [each for each in asked if each[0] == 1] == [(1, 0, 12), (1, 0, 11)]
+
+
+def test_repeats_that_cannot_be_compared_vouch_for_nothing(monkeypatch):
+    """A partition that cannot be read a second time has no row, and the others have theirs."""
+    read = FakeReader.read
+    seen = set()
+
+    def once(self, partition, *, start, until, waiting=None):
+        if partition == 1 and partition in seen:
+            raise PartitionStopped(partition, start, "gone", "the test says so")
+        seen.add(partition)
+        return read(self, partition, start=start, until=until, waiting=waiting)
+
+    monkeypatch.setattr(FakeReader, "read", once)
+    with replay([*SENT, SENT[1]]) as found:
+        (unread,) = found.certificate.unread
+        assert (unread.partition, unread.reason) == (1, "gone")
+        assert found.verdict == "INCOMPLETE"
+        assert found.rows["account_id"].to_list() == ["account-0", "account-2"]
