@@ -94,6 +94,22 @@ def test_projections_agree(big: Big, client: str) -> None:
             assert left.equals(right)
 
 
+def test_spilled_states_agree(kafka_server, topic_name, store, monkeypatch):
+    """Transactions that went to disk, in every partition and in the merge, are those that stayed in memory."""
+    ledger_topic(kafka_server, topic_name, store, 3)
+    connection = connection_to(kafka_server)
+    with StoreSource.snapshot(store) as source, replayed(source, [TRANSACTIONS]) as replay:
+        expected = replay.states.value(TRANSACTIONS).select(pl.exclude("^.*position$"))
+    monkeypatch.setattr("replay.states.MEMORY_ROWS_MAX", 100)
+    topic = describe(connection, topic_name)
+    with replayed_topic(connection, topic, [TRANSACTIONS], ledger_id=store.ledger_id) as found:
+        assert found.verdict == "COMPLETE"
+        buckets = [bucket.select(pl.exclude("^.*position$")) for bucket in found.states.buckets(TRANSACTIONS)]
+    assert len(buckets) > 1
+    actual = pl.concat(buckets)
+    assert actual.sort(actual.columns).equals(expected.sort(expected.columns))
+
+
 def test_until_is_the_store_of_then(kafka_server, topic_name, store):
     """A replay up to some offsets is the fold of what came before them, and nothing after is looked at."""
     records = records_of(history(40, 2_000))
