@@ -15,16 +15,17 @@ INCOMPLETE.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import polars as pl
 from sqlalchemy import Connection
 
 from consumers.delivery import Delivery, Span
 from consumers.topics import PARTITIONS, REPLICATION_OF_BROKER, check_known, check_topic, create_topic
+from consumers.unpublished import Batch, decoded, in_version_order, last_published, read
 from ledger import topics
 from ledger.ahead import read_ahead
 from ledger.store import Store
@@ -32,7 +33,7 @@ from replay.engine import Progress
 from replay.gate import LAST_SCHEMA, Gate, Parked
 from replay.topic.connection import Connection as KafkaConnection
 from replay.topic.metadata import Topic, describe
-from schemas import PoisonEvent, decode_batch
+from schemas import PoisonEvent
 from schemas.errors import PositionMoved, RefusedError
 
 __all__ = ["Published", "Relay", "Sends", "publish"]
@@ -47,8 +48,6 @@ RETRY_SECONDS = 5.0
 
 #: Why an account is parked whose stream is whole but ends before its head.
 HEAD_MISMATCH = "head_mismatch"
-
-_FOREIGN = "it is not the event that the account's head says: it was not appended by this ledger"
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ class Relay:
         if until <= self.position:
             return
         with self.store.snapshot() as connection:
-            found = _read(self.store, connection, self.position, until, self.batch_events)
+            found = read(self.store, connection, self.position, until, self.batch_events)
             with closing(read_ahead(found)) as batches:  # type: ignore[type-var]  # a generator, which closes.
                 for batch in batches:
                     self._publish(batch)
@@ -219,14 +218,14 @@ class Relay:
             self._commit(until, {}, [], self.waiting.clear())
             yield self.position
 
-    def _publish(self, batch: _Batch) -> None:
+    def _publish(self, batch: Batch) -> None:
         """Send what may be sent of a batch, and park what may not."""
         waits = self.waiting["account_id"].implode()
         events = batch.events.filter(~pl.col("account_id").is_in(waits))
         waiting = set(self.waiting["account_id"])
         poison = [found for found in batch.poison if found.account_id not in waiting]
         gate = self._gated(events, poison)
-        admitted = _in_version_order(gate.admit(events, poison))
+        admitted = in_version_order(gate.admit(events, poison))
         found = gate.parked(None, _no_copies)
         spans = self._send(admitted)
         self._commit(batch.position, spans, list(found), _parked_rows(found, gate.last))
@@ -241,7 +240,7 @@ class Relay:
         unmet = keys.join(self.last, on="account_id", how="anti")
         if unmet.height and not self.is_first:
             with self.store.snapshot() as connection:
-                met = _last_published(self.store, connection, unmet, self.position)
+                met = last_published(self.store, connection, unmet, self.position)
             self.last = pl.concat([self.last, met])
         return Gate(last=self.last)
 
@@ -273,7 +272,7 @@ class Relay:
         before = stops.select("account_id", version=pl.col("version") - 1)
         known = self.store.read_keys(connection, before).select(LAST_SCHEMA.names())
         raw = self.store.read_keys(connection, stops).filter(pl.col("position") <= self.position)
-        batch = _decoded(self.store, connection, raw, self.position)
+        batch = decoded(self.store, connection, raw, self.position)
         return Gate(last=known), batch.events, batch.poison
 
     def _catch_up(self, connection: Connection, account_id: str, version: int) -> None:
@@ -285,7 +284,7 @@ class Relay:
             raw = self.store.read_account(
                 connection, account_id, after_version=version - 1, until=self.position, events=self.batch_events
             )
-            batch = _decoded(self.store, connection, raw, self.position)
+            batch = decoded(self.store, connection, raw, self.position)
             gate = Gate(last=last)
             admitted = gate.admit(batch.events, batch.poison)
             found = gate.parked(None, _no_copies)
@@ -356,76 +355,6 @@ class Relay:
 
 
 _KEYS = {"account_id": pl.String(), "version": pl.Int64()}
-
-
-class _Batch(NamedTuple):
-    """Events that can be read and are this ledger's, what is neither, and the position that they reach."""
-
-    events: pl.DataFrame
-    poison: list[PoisonEvent]
-    position: int
-
-
-def _read(store: Store, connection: Connection, after: int, until: int, batch_events: int) -> Iterator[_Batch]:
-    for raw in store.read(connection, after=after, until=until, batch_events=batch_events):
-        yield _decoded(store, connection, raw, raw["position"][-1])
-
-
-def _decoded(store: Store, connection: Connection, raw: pl.DataFrame, position: int) -> _Batch:
-    """Decode a batch, only to see what cannot be, and set apart what the accounts' heads do not know."""
-    events, poison = decode_batch(raw)
-    heads = store.heads(connection, events["account_id"].unique().to_list())
-    known = events.join(heads, on="account_id", how="left", suffix="_head", maintain_order="left")
-    at_end = pl.col("version") == pl.col("version_head")
-    is_foreign = (pl.col("version") > pl.col("version_head").fill_null(0)) | (
-        at_end & (pl.col("chain") != pl.col("chain_head"))
-    )
-    foreign = known.filter(is_foreign)
-    if foreign.is_empty():
-        return _Batch(events, poison, position)
-    rows = foreign.select("position", "account_id", "version").iter_rows(named=True)
-    poison += [PoisonEvent(**row, reason=_FOREIGN) for row in rows]
-    return _Batch(known.filter(~is_foreign).select(events.columns), poison, position)
-
-
-def _last_published(store: Store, connection: Connection, events: pl.DataFrame, after: int) -> pl.DataFrame:
-    """Return the last version up to a position of the accounts of a batch (`LAST_SCHEMA`); none for new ones.
-
-    For a batch that goes on where the account was that is the event before its first. An event that was lost and
-    put back comes after its followers, so a batch may also begin in the middle; then the account's whole index says.
-    """
-    spans = events.group_by("account_id").agg(
-        first=pl.col("version").min(), last=pl.col("version").max(), count=pl.col("version").n_unique()
-    )
-    around = pl.concat(
-        [
-            spans.select("account_id", version=pl.col("first") - 1),
-            spans.select("account_id", version=pl.col("last") + 1),
-        ]
-    )
-    known = store.read_keys(connection, around).filter(pl.col("position") <= after).select(LAST_SCHEMA.names())
-    before, behind = pl.col("version") == pl.col("first") - 1, pl.col("version") == pl.col("last") + 1
-    beside = spans.join(known, on="account_id")
-    usual = spans.filter(pl.col("last") - pl.col("first") + 1 == pl.col("count")).join(
-        beside.filter(behind), on="account_id", how="anti"
-    )
-    usual = usual.join(beside.filter(before), on="account_id", how="left").filter(
-        (pl.col("first") == 1) | pl.col("version").is_not_null()
-    )
-    others = spans.join(usual, on="account_id", how="anti")["account_id"].to_list()
-    found = usual.filter(pl.col("version").is_not_null()).select(LAST_SCHEMA.names())
-    if not others:
-        return found
-    last = store.last_versions(connection, others, until=after)
-    return pl.concat([found, store.read_keys(connection, last).select(LAST_SCHEMA.names())])
-
-
-def _in_version_order(events: pl.DataFrame) -> pl.DataFrame:
-    """Return events in position order, but each account's by version: one put back comes after its followers."""
-    ordered = events.with_columns(place=pl.col("position").cum_max().over("account_id", order_by="version"))
-    if ordered["place"].equals(events["position"]):
-        return events
-    return ordered.sort("place", "version").drop("place")
 
 
 def _parked_rows(found: Mapping[str, Parked], last: pl.DataFrame) -> pl.DataFrame:
