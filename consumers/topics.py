@@ -55,7 +55,14 @@ def check_topic(topic: Topic, *, accept_retention: bool = False) -> None:
     if accept_retention:
         return
     for setting, wanted in SETTINGS.items():
-        found = topic.settings.get(setting, wanted)
+        found = topic.settings.get(setting)
+        if found is None:
+            raise RefusedError(
+                f"nothing says that the topic keeps everything: the broker does not tell its {setting}",
+                where=f"topic {topic.name!r}",
+                next_step=f"let this client see the topic's settings, or check {setting}={wanted} yourself and say "
+                "--accept-retention",
+            )
         if found != wanted:
             raise RefusedError(
                 f"the topic does not keep everything: {setting} is {found}",
