@@ -101,12 +101,12 @@ def rebuild(
 
 
 def _from_topic(run: Run, topic: str | None, until: dict[int, int] | None, shared: dict[str, Any]) -> Rebuild:
-    from replay.topic import rebuild_from_topic, topic_named
+    from replay.topic import describe, rebuild_from_topic
 
     kafka, name = run.kafka(), run.topic(topic)
-    topic_named(kafka, name)
-    # A topic needs no ledger to be read: the database may be what is lost.
-    with run.ledger_to_fill(dry_run=False) as store, run.watch() as watch:
+    is_there = describe(kafka, name) is not None
+    # A topic needs no ledger to be read: the database may be what is lost. For one that is not there none is made.
+    with run.ledger_to_fill(dry_run=not is_there) as store, run.watch() as watch:
         return rebuild_from_topic(store, kafka, name, until=until, watch=watch, **shared)
 
 
@@ -117,11 +117,14 @@ def _rebuilt(found: Rebuild, *, is_promotion_wanted: bool) -> list[str]:
         return [f"generation {found.generation} is live now"]
     if found.verdict != "COMPLETE":
         but = "not promoted" if is_promotion_wanted else "cannot be promoted"
-        return [
-            f"{written} and {but}, since it is {found.verdict}",
+        what_next = (
             "`verify` names what is missing; bring it back (`import events` from a copy, or a backup of the store), "
-            "then rebuild again",
-        ]
+            "then rebuild again"
+            if found.certificate.source == "store"
+            else "what is damaged on a topic stays so: where the store is whole, rebuild from it, and publish to a "
+            "new topic"
+        )
+        return [f"{written} and {but}, since it is {found.verdict}", what_next]
     live = f"{written}; `generations promote {found.generation}` makes it live"
     return [live if found.certificate.source == "store" else f"{live} where the store has the same events"]
 

@@ -13,6 +13,15 @@ __all__ = ["certificate_lines", "count", "first_few", "missing_lines", "position
 
 SHOWN_MAX = 10
 
+#: What to do about a partition that could not be read, by reason.
+_ADVICE = {
+    "unreachable": "when the brokers are back, run it again: it goes on from there",
+    "stalled": "when the transaction is ended, or its time is over, run it again: it goes on from there",
+    "corrupt": "have the partition repaired from a replica, or replay from the store and publish to a new topic",
+    "unreadable": "see the reason, then run it again",
+    "gone": "the topic changed meanwhile: run it again, or replay from the store",
+}
+
 
 def count(number: int, word: str, plural: str | None = None) -> str:
     """Return a number with its word: `1 event`, `2,000 events`."""
@@ -48,6 +57,9 @@ def certificate_lines(certificate: Certificate) -> list[str]:
     if certificate.resumed_from is not None:
         resumed = position_text(certificate.resumed_from)
         lines.append(f"went on from the checkpoint at position {resumed} of an interrupted run")
+    if certificate.beyond_store:
+        accounts = count(certificate.beyond_store, "account")
+        lines.append(f"{accounts} have events there that the store has not: `import events --from topic --dry-run`")
     if certificate.repeats:
         lines.append(f"{count(certificate.repeats, 'event')} came more than once and counted once")
     return [*lines, *missing_lines(certificate)]
@@ -57,7 +69,7 @@ def missing_lines(certificate: Certificate) -> list[str]:
     """Return by name what a replay could not read and whom it does not vouch for."""
     unread = [
         f"partition {found.partition} is read only to offset {found.offset:,} of {found.until:,}, {found.reason}: "
-        f"{found.details}; nothing is certified for its {count(found.accounts, 'account')}"
+        f"{found.details}; nothing is certified for its {count(found.accounts, 'account')}; {_ADVICE[found.reason]}"
         for found in certificate.unread
     ]
     poison = [

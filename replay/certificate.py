@@ -45,7 +45,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     the gate, `accounts` those that have any event or a head, `repeats` the events dropped because they were there
     before. `digest` is over the balances rows of all accounts that are not parked, nor in a partition that is
     `unread`. `resumed_from` is the position of the checkpoint that the run went on from, if it did. `topic` and
-    `topic_id` say which topic it was.
+    `topic_id` say which topic it was; `beyond_store` counts the accounts that have events on it that the store, which
+    publishes to it, has not.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     topic: str | None = None
     topic_id: str | None = None
     unread: list[Unread] = []
+    beyond_store: int = 0
 
     @property
     def verdict(self) -> str:

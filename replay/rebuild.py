@@ -148,7 +148,7 @@ def _named(what: str, account_ids: list[str]) -> str:
 
 
 def write_generation(
-    store: Store, replay: Replay, created_at: str, beside: Callable[[Connection], None] = lambda _: None
+    store: Store, replay: Replay, created_at: str, beside: Callable[[Connection], None] | None = None
 ) -> int:
     """Write the rows and what is parked as a new generation, and drop generations of no use; return its number.
 
@@ -156,7 +156,8 @@ def write_generation(
     """
     certificate = replay.certificate
     with store.writing() as connection:
-        beside(connection)
+        if beside is not None:
+            beside(connection)
         number = read_model.create(
             connection,
             position=certificate.store_position,

@@ -1,6 +1,6 @@
 """Wire truth: events, their codec, their JSON Schema, and the error tree. Imports no other room."""
 
-from schemas.codec import Upcasters, decode, encode, format_time
+from schemas.codec import Upcasters, decode, encode, format_time, key_in
 from schemas.columns import EVENT_SCHEMA, RAW_SCHEMA, Decoded, decode_batch, event_rows
 from schemas.errors import LedgerReplayError
 from schemas.events import (
@@ -49,4 +49,5 @@ __all__ = [
     "event_id",
     "event_rows",
     "format_time",
+    "key_in",
 ]

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.events import EVENT_TYPES, SCHEMA_VERSION, Event, PoisonEvent
+from schemas.events import EVENT_TYPES, SCHEMA_VERSION, Event, Identifier, PoisonEvent, Version
 
-__all__ = ["Upcaster", "Upcasters", "decode", "encode", "format_time"]
+__all__ = ["Upcaster", "Upcasters", "decode", "encode", "format_time", "key_in"]
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 Fields = dict[str, Any]
@@ -104,6 +104,25 @@ def decode(
         reason = f"the bytes say {event.account_id!r} version {event.version}, the store says otherwise"
         return PoisonEvent(position=position, account_id=account_id, version=version, reason=reason)
     return event
+
+
+class _Account(msgspec.Struct):
+    account_id: Identifier | None = None
+
+
+class _Key(_Account):
+    version: Version | None = None
+
+
+def key_in(data: bytes) -> tuple[str | None, int | None]:
+    """Return the account and the version that some bytes name, as far as they do, though they may be no event."""
+    for kind in (_Key, _Account):
+        try:
+            found = msgspec.json.decode(data, type=kind)
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors.
+            continue
+        return found.account_id, getattr(found, "version", None)
+    return None, None
 
 
 def _convert(data: bytes, upcasters: Upcasters, types: dict[str, type[Event]]) -> Event:

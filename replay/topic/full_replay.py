@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import polars as pl
 
@@ -28,10 +29,20 @@ from replay.topic.refusals import resumable_from
 from replay.topic.split import regated, seen_in, split_accounts
 from replay.topic.workers import replay_partitions
 
-__all__ = ["Watch", "replayed_topic"]
+__all__ = ["Published", "Watch", "replayed_topic"]
 
 #: Called with the state of every partition that is known so far, whenever one changes.
 Watch = Callable[[dict[int, State]], None]
+
+
+class Published(NamedTuple):
+    """What a store published to a topic: where each account ended then (`ends`), and where it ends by now (`heads`).
+
+    Both are as `Source.ends` gives them.
+    """
+
+    ends: pl.DataFrame
+    heads: pl.DataFrame
 
 
 @contextmanager
@@ -43,17 +54,17 @@ def replayed_topic(
     ledger_id: str,
     until: dict[int, int] | None = None,
     checkpoint_folder: Path | None = None,
-    ends: pl.DataFrame | None = None,
+    published: Published | None = None,
     links: bool = False,
     workers: int | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Replay]:
     """Replay a topic from offset zero up to its ends as they were described (or `until`), and yield the result.
 
-    `ends` is where accounts should end at least (`account_id`, `version`, `chain`), as far as that is known. With
-    `links` the chain of every event is made and held against `ends`. `workers` is how many processes read (default:
-    the cores). With `checkpoint_folder` every partition goes on from its own checkpoint of an interrupted run; they
-    stay until the caller clears them, since an INCOMPLETE run can go on later.
+    What was `published` is held against the topic: where accounts should end at least (unless `until` cuts them
+    off), and, where `links` has the chain of every event made, that they are the same events. `workers` is how many
+    processes read (default: the cores). With `checkpoint_folder` every partition goes on from its own checkpoint of
+    an interrupted run; they stay until the caller clears them, since a run that could not read all can go on later.
 
     A partition that cannot be read to its end is named in the certificate as `unread`, and none of its accounts has
     a row. RefusedError where a partition does not begin at offset zero, nor at a checkpoint.
@@ -79,7 +90,7 @@ def replayed_topic(
         states = States([*CORE, *projections], spill=spill / "merged")
         outcomes = replay_partitions(assignments, workers=workers or os.cpu_count() or 1, report=_reporting(watch))
         merged = _Merged(assignments, outcomes, states, spill)
-        yield merged.concluded(topic, ledger_id, ends)
+        yield merged.concluded(topic, ledger_id, published, is_cut=until is not None)
 
 
 def _reporting(watch: Watch | None) -> Callable[[State], None]:
@@ -169,19 +180,19 @@ class _Merged:
         # No partition has this number: it stands for all of them together.
         gates[-1] = again.gate
 
-    def concluded(self, topic: Topic, ledger_id: str, ends: pl.DataFrame | None) -> Replay:
-        """Return the replay with its certificate."""
+    def concluded(self, topic: Topic, ledger_id: str, published: Published | None, *, is_cut: bool) -> Replay:
+        """Return the replay with its certificate; `is_cut` where it was wanted only up to some offsets."""
         unread, withheld = self._unread()
-        # Where a partition is unread, an account that is missing may be there.
-        if ends is not None and not unread:
-            for found in _short_of(self.gate.last, ends):
+        if published is not None:
+            # Where a partition is unread or cut off, what is missing may be there.
+            for found in _unlike(self.gate.last, published.ends, is_whole=not (unread or is_cut)):
                 self._parked.setdefault(found.account_id, found)
         resumed = {each.partition: each.resumed_from for each in self._outcomes.values() if each.resumed_from}
         return concluded(
             self._states,
             self.gate,
             {account_id: each for account_id, each in self._parked.items() if account_id not in withheld},
-            known=[] if ends is None else [ends["account_id"]],
+            known=[] if published is None else [published.ends["account_id"]],
             withheld=sorted(withheld),
             source="topic",
             ledger_id=ledger_id,
@@ -191,6 +202,7 @@ class _Merged:
             topic=topic.name,
             topic_id=topic.topic_id,
             unread=unread,
+            beyond_store=0 if published is None else _beyond(self.gate.last, published.heads),
         )
 
     def _unread(self) -> tuple[list[Unread], set[str]]:
@@ -233,11 +245,18 @@ def _admitted(known: Checkpoint | None, accounts: pl.Series) -> int:
     return int(known.gate().last.filter(pl.col("account_id").is_in(accounts.implode()))["version"].sum())
 
 
-def _short_of(last: pl.DataFrame, ends: pl.DataFrame) -> list[Parked]:
-    """Return the accounts that end before they should, or there on another chain; a topic may know more."""
+def _beyond(last: pl.DataFrame, heads: pl.DataFrame) -> int:
+    """Count the accounts that go on after their head: the store lost it, or somebody else writes to the topic."""
+    both = last.join(heads, on="account_id", how="left", suffix="_head")
+    return both.filter(pl.col("version") > pl.col("version_head").fill_null(0)).height
+
+
+def _unlike(last: pl.DataFrame, ends: pl.DataFrame, *, is_whole: bool) -> list[Parked]:
+    """Return the accounts that are at their end with another chain, and, if all was read, those that end before it."""
     both = ends.join(last, on="account_id", how="left", suffix="_found")
     chains_differ = (pl.col("version") == pl.col("version_found")) & (pl.col("chain") != pl.col("chain_found"))
-    wrong = both.filter((pl.col("version_found").fill_null(0) < pl.col("version")) | chains_differ.fill_null(False))
+    is_short = (pl.col("version_found").fill_null(0) < pl.col("version")) & is_whole
+    wrong = both.filter(is_short | chains_differ.fill_null(False))
     ordered = wrong.select("account_id", "version", "version_found").sort("account_id")
     return [
         Parked(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from replay.full_replay import Replay
 from replay.rebuild import Rebuild, promote_generation, write_generation
 from replay.source import StoreSource
 from replay.topic.connection import Connection
-from replay.topic.full_replay import Watch, replayed_topic
+from replay.topic.full_replay import Published, Watch, replayed_topic
 from replay.topic.metadata import Topic
 from replay.topic.refusals import refuse_other_topic, topic_named
 from schemas import format_time
@@ -47,28 +46,34 @@ def rebuild_from_topic(
     """Replay a topic from offset zero into a new generation; with `promote`, make it live after it verifies.
 
     What the store knows of the topic is held against it: its identity, its partitions, the offsets vouched for
-    (RefusedError; `accept_topic` forgets them), and where accounts ended when they were published. Promote brings
-    every account to the store's head and needs the same chain there. Otherwise as `replay.rebuild`.
+    (RefusedError; `accept_topic` waives these for this run), and the ends and the chains of the accounts that it
+    published. Promote brings every account to the store's head and needs the same chain there. Otherwise as
+    `replay.rebuild`.
     """
     created_at = format_time(now or datetime.now(UTC))
-    topic = topic_named(connection, topic_name)
-    with _replayed(
-        store,
+    topic, known = _found(store, connection, topic_name, accept_topic=accept_topic)
+    _check_until(topic, until)
+    folder = _folder(checkpoint_folder, topic, restart=restart)
+    published = _published(store, known)
+    with replayed_topic(
         connection,
         topic,
         projections,
+        ledger_id=store.ledger_id,
         until=until,
-        accept_topic=accept_topic,
-        checkpoint_folder=_folder(checkpoint_folder, topic, restart=restart),
+        checkpoint_folder=folder,
+        published=published,
         links=True,
         workers=workers,
         watch=watch,
     ) as replay:
-        generation = write_generation(store, replay, created_at, _vouching(topic, replay, accept_topic=accept_topic))
+        vouch = None if accept_topic else _vouching(topic, replay)
+        generation = write_generation(store, replay, created_at, vouch)
     promoted = promote and replay.verdict == COMPLETE
     if promoted:
         promote_generation(store, generation)
-    if replay.verdict == COMPLETE:
+    if not replay.certificate.unread:
+        # There is nothing left to go on with.
         _folder(checkpoint_folder, topic, restart=True)
     return Rebuild(replay.verdict, replay.certificate, generation, promoted)
 
@@ -87,56 +92,48 @@ def balances_from_topic(
     """Return the balances of some accounts (default: all) as a topic says, otherwise as `replay.balances`.
 
     The watermark is the newest moment up to which the topic is known to hold everything that the store has; None
-    where the store never published to it.
+    where that is not known: nothing was published, or this is not all of it.
     """
-    topic = topic_named(connection, topic_name)
-    with _replayed(store, connection, topic, until=at, workers=workers, watch=watch) as replay:
-        if not replay.certificate.unread:
-            name_unknown(account_ids, replay)
-        wanted = replay.rows.filter(pl.col("account_id").is_in(account_ids)) if account_ids else replay.rows
-        return Balances(replay.verdict, wanted, replay.certificate, _watermark(store, topic, now))
-
-
-@contextmanager
-def _replayed(
-    store: Store,
-    connection: Connection,
-    topic: Topic,
-    projections: Sequence[Projection] = (),
-    *,
-    until: dict[int, int] | None,
-    accept_topic: bool = False,
-    checkpoint_folder: Path | None = None,
-    links: bool = False,
-    workers: int | None,
-    watch: Watch | None,
-) -> Iterator[Replay]:
-    _check_until(topic, until)
-    with store.snapshot() as session:
-        known = None if accept_topic else topics.known(session, topic.name)
-        refuse_other_topic(topic, known)
-        # What was wanted only up to some offsets cannot be expected to hold everything.
-        ends = None if until is not None else _published(store, session, known)
+    topic, known = _found(store, connection, topic_name)
+    _check_until(topic, at)
+    published = _published(store, known)
     with replayed_topic(
         connection,
         topic,
-        projections,
         ledger_id=store.ledger_id,
-        until=until,
-        checkpoint_folder=checkpoint_folder,
-        ends=ends,
-        links=links,
+        until=at,
+        published=published,
+        links=published is not None,
         workers=workers,
         watch=watch,
     ) as replay:
-        yield replay
+        if not replay.certificate.unread:
+            name_unknown(account_ids, replay)
+        wanted = replay.rows.filter(pl.col("account_id").is_in(account_ids)) if account_ids else replay.rows
+        is_whole = at is None and replay.verdict == COMPLETE
+        watermark = _watermark(store, known, now) if is_whole and known is not None else None
+        return Balances(replay.verdict, wanted, replay.certificate, watermark)
 
 
-def _published(store: Store, session: Session, known: KnownTopic | None) -> pl.DataFrame | None:
+def _found(
+    store: Store, connection: Connection, name: str, *, accept_topic: bool = False
+) -> tuple[Topic, KnownTopic | None]:
+    """Return a topic and what the store knows of it; RefusedError where the two do not agree."""
+    with store.snapshot() as session:
+        known = topics.known(session, name)
+    topic = topic_named(connection, name, known)
+    if not accept_topic:
+        refuse_other_topic(topic, known)
+    return topic, known
+
+
+def _published(store: Store, known: KnownTopic | None) -> Published | None:
     """Return where accounts ended in the store at the position that was published, None where none was."""
     if known is None or known.position == 0:
         return None
-    return StoreSource(store, session).ends(min(known.position, store.head(session)))
+    with StoreSource.snapshot(store) as source:
+        head = source.head()
+        return Published(source.ends(min(known.position, head)), source.ends(head))
 
 
 def _check_until(topic: Topic, until: dict[int, int] | None) -> None:
@@ -151,12 +148,10 @@ def _check_until(topic: Topic, until: dict[int, int] | None) -> None:
         )
 
 
-def _vouching(topic: Topic, replay: Replay, *, accept_topic: bool) -> Callable[[Session], None]:
+def _vouching(topic: Topic, replay: Replay) -> Callable[[Session], None]:
     """Return what notes how far the topic was seen whole, in the transaction that keeps the certificate."""
 
     def vouch(session: Session) -> None:
-        if accept_topic:
-            topics.forget(session, topic.name)
         position = replay.certificate.position
         if isinstance(position, dict):
             topics.vouch(session, topic.name, topic.topic_id, len(topic.partitions), position)
@@ -172,10 +167,9 @@ def _folder(folder: Path | None, topic: Topic, *, restart: bool) -> Path | None:
     return folder
 
 
-def _watermark(store: Store, topic: Topic, now: datetime | None) -> datetime | None:
+def _watermark(store: Store, known: KnownTopic, now: datetime | None) -> datetime | None:
     with store.snapshot() as session:
-        known = topics.known(session, topic.name)
-        if known is None or known.position == 0:
+        if known.position == 0 or topics.parked(session, known.name).height:
             return None
         if known.position >= store.head(session):
             return now or datetime.now(UTC)

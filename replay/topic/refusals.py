@@ -12,46 +12,56 @@ from schemas.errors import RefusedError, UsageError
 
 __all__ = ["refuse_other_topic", "resumable_from", "topic_named"]
 
-ACCEPT = "if that is meant, take the topic as it is now: `rebuild --from topic --accept-topic`"
+#: What a replay of a topic that is not as it was can do.
+REPLAY_ANYWAY = (
+    "`rebuild --from topic --accept-topic` replays it as it is, for this once; `publish --accept-topic` takes it from "
+    "now on, and publishes every event again"
+)
 
 
-def topic_named(connection: Connection, name: str) -> Topic:
-    """Return the topic of that name; UsageError if there is none."""
+def topic_named(connection: Connection, name: str, known: KnownTopic | None = None) -> Topic:
+    """Return the topic of that name; UsageError if there is none, RefusedError if there was one that is `known`."""
     topic = describe(connection, name)
-    if topic is None:
-        raise UsageError(
-            f"there is no topic {name!r}",
-            where=connection.bootstrap_servers,
-            next_step="check --topic, or make it with `publish`",
+    if topic is not None:
+        return topic
+    if known is not None:
+        raise RefusedError(
+            "the topic is gone",
+            where=f"topic {name!r}",
+            next_step="`publish --accept-topic` makes it anew and publishes every event again",
         )
-    return topic
+    raise UsageError(
+        f"there is no topic {name!r}",
+        where=connection.bootstrap_servers,
+        next_step="check its name, or make it with `publish`",
+    )
 
 
-def refuse_other_topic(topic: Topic, known: KnownTopic | None) -> None:
+def refuse_other_topic(topic: Topic, known: KnownTopic | None, *, next_step: str = REPLAY_ANYWAY) -> None:
     """RefusedError where a topic is not the one that is known, or has lost what was vouched for."""
     if known is None:
         return
-    where = f"topic {topic.name!r}"
+    difference = _difference(topic, known)
+    if difference is not None:
+        raise RefusedError(difference, where=f"topic {topic.name!r}", next_step=next_step)
+
+
+def _difference(topic: Topic, known: KnownTopic) -> str | None:
     if topic.topic_id != known.topic_id:
-        raise RefusedError(
-            f"the topic was deleted and made again: its id is {topic.topic_id}, known is {known.topic_id}",
-            where=where,
-            next_step=ACCEPT,
-        )
+        return f"the topic was made again: its id is {topic.topic_id}, known is {known.topic_id}"
     if len(topic.partitions) != known.partitions:
-        raise RefusedError(
-            f"the topic has {len(topic.partitions)} partitions, it had {known.partitions}: keys moved to others",
-            where=where,
-            next_step=f"publish to a new topic, or, {ACCEPT}",
+        return (
+            f"the topic has {len(topic.partitions)} partitions, known are {known.partitions}: accounts have moved to "
+            "other partitions"
         )
     for partition, offset in sorted(known.offsets.items()):
         high = topic.partitions[partition].high
         if high < offset:
-            raise RefusedError(
-                f"partition {partition} ends at offset {high}, but held everything to {offset} before: its end is lost",
-                where=where,
-                next_step=f"publish what is lost again from the store, or, {ACCEPT}",
+            return (
+                f"the topic has lost its last records: partition {partition} ends at offset {high:,}, known are "
+                f"{offset:,}"
             )
+    return None
 
 
 def resumable_from(topic: Topic, assignments: Sequence[Assignment]) -> None:

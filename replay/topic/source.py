@@ -7,14 +7,14 @@ The key of a record only says where it belongs when its value cannot be read; th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 
-import msgspec
 import polars as pl
 
 from ledger.ahead import read_ahead
 from replay.source import Batch
 from replay.topic.client import Chunk, Reader, Waiting
-from schemas import PoisonEvent, decode_values
+from schemas import PoisonEvent, decode_values, key_in
 from schemas.columns import RAW_SCHEMA
 
 __all__ = ["TOMBSTONE", "PartitionSource", "decoded"]
@@ -52,13 +52,20 @@ class PartitionSource:
         return
 
     def copies(self, keys: pl.DataFrame) -> pl.DataFrame:
-        """Return every copy of some events, by reading the partition once more as far as it was read."""
+        """Return the different contents of some events, by reading the partition once more as far as it was read.
+
+        `state` is a BLAKE2b-128 of the bytes: memory grows with the events asked for, not with their size or number
+        of copies.
+        """
         wanted = keys.unique()
-        found = [pl.DataFrame(schema={name: RAW_SCHEMA[name] for name in ("account_id", "version", "state")})]
+        found = pl.DataFrame(schema={name: RAW_SCHEMA[name] for name in ("account_id", "version", "state")})
         for chunk in read_ahead(self._reader.read(self._partition, start=0, until=self._reached, waiting=self.waiting)):
-            events = decoded(chunk, (), keeps_bytes=True).events.select(found[0].columns)
-            found.append(events.join(wanted, on=["account_id", "version"], how="semi"))
-        return pl.concat(found)
+            events = decoded(chunk, (), keeps_bytes=True).events.select(found.columns)
+            copies = events.join(wanted, on=["account_id", "version"], how="semi")
+            contents = [blake2b(state, digest_size=16).digest() for state in copies["state"]]
+            hashed = copies.with_columns(pl.Series("state", contents, dtype=pl.Binary()))
+            found = pl.concat([found, hashed]).unique()
+        return found
 
 
 def decoded(chunk: Chunk, details: tuple[str, ...] = (), *, keeps_bytes: bool = False) -> Batch:
@@ -74,15 +81,20 @@ def decoded(chunk: Chunk, details: tuple[str, ...] = (), *, keeps_bytes: bool = 
     events, unreadable = decode_values(offsets, bytes_only, details, keeps_bytes=keeps_bytes)
     if unreadable:
         places = {offset: place for place, offset in enumerate(chunk.offsets)}
-        poison += [_poison(chunk, places[found.position], found.reason, found) for found in unreadable]
+        poison += [_poison(chunk, places[found.position], found.reason) for found in unreadable]
     return Batch(events, poison, chunk.next_offset)
 
 
-def _poison(chunk: Chunk, place: int, reason: str, found: PoisonEvent | None = None) -> PoisonEvent:
-    """Name a record that is no event: by what it says itself, else by its key."""
-    key = chunk.keys[place]
-    account_id = None if key is None else key.decode("utf-8", "replace")
-    offset = chunk.offsets[place]
-    if found is None:
-        found = PoisonEvent(position=offset, account_id=account_id, version=None, reason=reason)
-    return msgspec.structs.replace(found, account_id=found.account_id or account_id, partition=chunk.partition)
+def _poison(chunk: Chunk, place: int, reason: str) -> PoisonEvent:
+    """Name a record that is no event: by what it says itself as far as that can be read, else by its key."""
+    key, value = chunk.keys[place], chunk.values[place]
+    account_id, version = (None, None) if value is None else key_in(value)
+    if account_id is None and key is not None:
+        account_id = key.decode("utf-8", "replace")
+    return PoisonEvent(
+        position=chunk.offsets[place],
+        account_id=account_id,
+        version=version,
+        reason=reason,
+        partition=chunk.partition,
+    )

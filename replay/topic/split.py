@@ -22,8 +22,11 @@ from schemas import PoisonEvent
 
 __all__ = ["BUCKETS", "Regated", "regated", "seen_in", "split_accounts"]
 
-#: Parts of the accounts that are gated one after the other, so that memory holds one part's events.
+#: Accounts are gated in so many parts, one after the other, so that memory holds one part's events; more of them
+#: where the topic is large, until the files would be too many.
 BUCKETS = 16
+BUCKETS_MAX = 256
+BUCKET_EVENTS = 500_000
 
 
 class Regated:
@@ -91,6 +94,7 @@ def _by_bucket(
     spill: Path,
 ) -> Iterator[pl.DataFrame]:
     spill.mkdir(parents=True)
+    buckets = min(max(BUCKETS, sum(positions.values()) // BUCKET_EVENTS), BUCKETS_MAX)
     files = 0
     first = assignments[0]
     with open_reader(first.connection, first.topic) as reader:
@@ -102,10 +106,10 @@ def _by_bucket(
                     continue
                 files += 1
                 # The hash is of this process only, which is as long as these files live.
-                bucketed = found.with_columns(bucket=pl.col("account_id").hash(seed=0) % BUCKETS)
+                bucketed = found.with_columns(bucket=pl.col("account_id").hash(seed=0) % buckets)
                 for (bucket,), rows in bucketed.partition_by("bucket", as_dict=True, include_key=False).items():
                     rows.write_parquet(spill / f"{bucket}-{files:08}.parquet", compression="lz4", statistics=False)
-    for bucket in range(BUCKETS):
+    for bucket in range(buckets):
         parts = sorted(spill.glob(f"{bucket}-*.parquet"))
         if parts:
             yield pl.concat([pl.read_parquet(part) for part in parts])
