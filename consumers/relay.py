@@ -107,8 +107,7 @@ def publish(
     with store.writing() as writing:
         if accept_topic:
             topics.forget(writing, topic_name)
-        # Known before the first event is sent, so that a topic with some of them is not a stranger's.
-        topics.vouch(writing, topic_name, topic.topic_id, len(topic.partitions), {})
+        topics.claim(writing, topic_name, topic.topic_id, len(topic.partitions), {})
     with Delivery(connection, topic) as delivery:
         relay = Relay.at(store, topic_name, delivery, batch_events)
         relay.run(follow=follow, should_stop=should_stop, progress=progress, poll_seconds=poll_seconds)

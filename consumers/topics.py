@@ -81,32 +81,24 @@ def check_topic(topic: Topic, *, accept_retention: bool = False) -> None:
 def check_known(topic: Topic, known: KnownTopic | None) -> None:
     """Refuse a topic that is not the one that is known, or that ends before what it is known to hold.
 
-    One that nothing is known of must be empty: what is in it may be the events of another ledger.
+    One to which this store never published must be empty: what is in it may be the events of another ledger, even
+    where a replay has seen that it is whole.
     """
     where = f"topic {topic.name!r}"
+    is_strange = known is None or known.own is None
+    if is_strange and any(bounds.high for bounds in topic.partitions.values()):
+        raise RefusedError(
+            "the topic has records, and this store knows nothing of it: it never published to it",
+            where=where,
+            next_step="choose another --topic; if they are this ledger's, `publish --accept-topic` adds its events "
+            "again, and replay drops the repeats",
+        )
     if known is None:
-        if topic.events or any(bounds.high for bounds in topic.partitions.values()):
-            raise RefusedError(
-                "the topic has records, and this store knows nothing of it",
-                where=where,
-                next_step="choose another --topic; if they are this ledger's, `publish --accept-topic` adds its "
-                "events again, and replay drops the repeats",
-            )
         return
     again = "`publish --accept-topic` takes it as it is now and publishes every event again"
-    if topic.topic_id != known.topic_id:
-        raise RefusedError(
-            f"the topic was made again: its id is {topic.topic_id}, known is {known.topic_id}",
-            where=where,
-            next_step=again,
-        )
-    if len(topic.partitions) != known.partitions:
-        raise RefusedError(
-            f"the topic has {len(topic.partitions)} partitions, known are {known.partitions}: accounts have moved "
-            "to other partitions",
-            where=where,
-            next_step=f"publish to a new topic, or {again}",
-        )
+    difference = known.difference(topic.topic_id, len(topic.partitions))
+    if difference is not None:
+        raise RefusedError(difference, where=where, next_step=again)
     for partition, offset in sorted(known.offsets.items()):
         end = topic.partitions[partition].high
         if end < offset:

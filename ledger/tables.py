@@ -165,6 +165,8 @@ TOPICS = Table(
     Column("position", BIG, nullable=False),
     # JSON, {partition: next offset}: up to where the topic was seen to hold what we know of.
     Column("offsets", Text, nullable=False),
+    # JSON, {partition: next offset}: before it are our own events only; null where only replays have seen the topic.
+    Column("own", Text, nullable=True),
 )
 
 TOPIC_PARKED = Table(

@@ -18,7 +18,7 @@ from ledger import bulk
 from ledger.tables import TOPIC_PARKED, TOPICS
 from schemas.errors import PositionMoved, RefusedError
 
-__all__ = ["PARKED_SCHEMA", "KnownTopic", "advance", "forget", "known", "parked", "replace_parked", "vouch"]
+__all__ = ["PARKED_SCHEMA", "KnownTopic", "advance", "claim", "forget", "known", "parked", "replace_parked", "vouch"]
 
 #: An account that waits: `version` is its first event that is not on the topic.
 PARKED_SCHEMA = pl.Schema({"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()})
@@ -28,7 +28,9 @@ class KnownTopic(NamedTuple):
     """One topic as this store left it.
 
     `position` is the store's position up to which it was published, 0 for never; `offsets` are, by partition, the
-    next offset after what the relay delivered or a replay certified: the topic must never end before them.
+    next offset after what the relay delivered or a replay certified: the topic must never end before them. `own` are
+    those before which only events of this store are, or what an operator accepted; None where nothing was ever
+    published, and a replay has seen the topic: that certifies it as whole, and not as ours.
     """
 
     name: str
@@ -36,6 +38,18 @@ class KnownTopic(NamedTuple):
     partitions: int
     position: int
     offsets: dict[int, int]
+    own: dict[int, int] | None
+
+    def difference(self, topic_id: str, partitions: int) -> str | None:
+        """Return in words why a topic is not this one, None where it is."""
+        if topic_id != self.topic_id:
+            return f"the topic was made again: its id is {topic_id}, known is {self.topic_id}"
+        if partitions != self.partitions:
+            return (
+                f"the topic has {partitions} partitions, known are {self.partitions}: accounts have moved to "
+                "other partitions"
+            )
+        return None
 
 
 def known(connection: Connection, name: str) -> KnownTopic | None:
@@ -44,7 +58,8 @@ def known(connection: Connection, name: str) -> KnownTopic | None:
     if row is None:
         return None
     offsets = msgspec.json.decode(row.offsets, type=dict[int, int])
-    return KnownTopic(row.name, row.topic_id, row.partitions, row.position, offsets)
+    own = None if row.own is None else msgspec.json.decode(row.own, type=dict[int, int])
+    return KnownTopic(row.name, row.topic_id, row.partitions, row.position, offsets, own)
 
 
 def vouch(connection: Connection, name: str, topic_id: str, partitions: int, offsets: Mapping[int, int]) -> None:
@@ -52,20 +67,18 @@ def vouch(connection: Connection, name: str, topic_id: str, partitions: int, off
 
     RefusedError if another topic, or another number of partitions, is known under that name.
     """
-    _lock(connection)
-    found = known(connection, name)
-    if found is None:
-        values = {"name": name, "topic_id": topic_id, "partitions": partitions, "position": 0}
-        connection.execute(insert(TOPICS).values(**values, offsets=_json(offsets)))
-        return
-    if (found.topic_id, found.partitions) != (topic_id, partitions):
-        raise RefusedError(
-            f"the topic has id {topic_id} and {partitions} partitions, known are id {found.topic_id} and "
-            f"{found.partitions} partitions",
-            where=f"topic {name!r}",
-            next_step="`publish --accept-topic` takes the topic as it is now",
-        )
-    _set_offsets(connection, found, offsets)
+    found = _found(connection, name, topic_id, partitions)
+    _set(connection, found, offsets=_raised(found.offsets, offsets), own=found.own)
+
+
+def claim(connection: Connection, name: str, topic_id: str, partitions: int, own: Mapping[int, int]) -> None:
+    """Note that this store publishes to a topic, and before which offsets there are its own events only.
+
+    This comes before the first event is sent: then a topic that has some of them is not a stranger's. Each offset is
+    only ever raised; RefusedError as for `vouch`.
+    """
+    found = _found(connection, name, topic_id, partitions)
+    _set(connection, found, offsets=found.offsets, own=_raised(found.own or {}, own))
 
 
 def forget(connection: Connection, name: str) -> None:
@@ -76,7 +89,7 @@ def forget(connection: Connection, name: str) -> None:
 
 
 def advance(connection: Connection, name: str, *, after: int, until: int, offsets: Mapping[int, int]) -> None:
-    """Move a topic's position and raise its offsets; PositionMoved if it is not where this relay found it."""
+    """Move a topic's position and raise what is delivered; PositionMoved if it is not where this relay found it."""
     _lock(connection)
     found = known(connection, name)
     if found is None or found.position != after:
@@ -86,7 +99,7 @@ def advance(connection: Connection, name: str, *, after: int, until: int, offset
             next_step="run again, one at a time; what this one sent meanwhile are repeats, which do no harm",
         )
     connection.execute(update(TOPICS).where(TOPICS.c.name == name).values(position=until))
-    _set_offsets(connection, found, offsets)
+    _set(connection, found, offsets=_raised(found.offsets, offsets), own=_raised(found.own or {}, offsets))
 
 
 def parked(connection: Connection, name: str) -> pl.DataFrame:
@@ -104,10 +117,30 @@ def replace_parked(connection: Connection, name: str, account_ids: Sequence[str]
     bulk.insert_rows(connection, TOPIC_PARKED, noted)
 
 
-def _set_offsets(connection: Connection, found: KnownTopic, offsets: Mapping[int, int]) -> None:
-    raised = found.offsets | {at: max(offset, found.offsets.get(at, 0)) for at, offset in offsets.items()}
-    if raised != found.offsets:
-        connection.execute(update(TOPICS).where(TOPICS.c.name == found.name).values(offsets=_json(raised)))
+def _found(connection: Connection, name: str, topic_id: str, partitions: int) -> KnownTopic:
+    """Return what is known of a topic, which from now on is something; RefusedError if that is another one."""
+    _lock(connection)
+    found = known(connection, name)
+    if found is None:
+        new = KnownTopic(name, topic_id, partitions, 0, {}, None)
+        connection.execute(insert(TOPICS).values(**new._asdict() | {"offsets": _json({})}))
+        return new
+    difference = found.difference(topic_id, partitions)
+    if difference is not None:
+        raise RefusedError(
+            difference, where=f"topic {name!r}", next_step="`publish --accept-topic` takes the topic as it is now"
+        )
+    return found
+
+
+def _raised(known: Mapping[int, int], offsets: Mapping[int, int]) -> dict[int, int]:
+    return {**known, **{at: max(offset, known.get(at, 0)) for at, offset in offsets.items()}}
+
+
+def _set(connection: Connection, found: KnownTopic, *, offsets: dict[int, int], own: dict[int, int] | None) -> None:
+    if (offsets, own) != (found.offsets, found.own):
+        values = {"offsets": _json(offsets), "own": None if own is None else _json(own)}
+        connection.execute(update(TOPICS).where(TOPICS.c.name == found.name).values(**values))
 
 
 def _json(offsets: Mapping[int, int]) -> str:

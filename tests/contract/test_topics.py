@@ -22,6 +22,12 @@ def vouch(store: Store, topic_id: str = "one", partitions: int = 2, **offsets: i
         topics.vouch(connection, NAME, topic_id, partitions, {int(name[1:]): at for name, at in offsets.items()})
 
 
+def claim(store: Store, topic_id: str = "one", partitions: int = 2, **own: int) -> None:
+    """Claim a topic in a transaction of its own; offsets are given as p0=..., p1=..."""
+    with store.writing() as connection:
+        topics.claim(connection, NAME, topic_id, partitions, {int(name[1:]): at for name, at in own.items()})
+
+
 def advance(store: Store, after: int, until: int, **offsets: int) -> None:
     """Advance the topic in a transaction of its own."""
     with store.writing() as connection:
@@ -49,17 +55,30 @@ class TopicsContract:
     def test_vouching_begins_at_position_zero_and_only_ever_raises_offsets(self, store):
         """Each offset is the largest that was vouched for, and the position stays."""
         vouch(store, p0=3)
-        assert known(store) == (NAME, "one", 2, 0, {0: 3})
+        assert known(store) == (NAME, "one", 2, 0, {0: 3}, None)
         vouch(store, p0=2, p1=7)
-        assert known(store) == (NAME, "one", 2, 0, {0: 3, 1: 7})
+        assert known(store) == (NAME, "one", 2, 0, {0: 3, 1: 7}, None)
+
+    def test_what_a_replay_vouches_for_is_ours_only_once_it_is_claimed(self, store):
+        """Vouching says nothing of whose events those are, a claim and what is delivered do, each only raised."""
+        vouch(store, p0=9)
+        claim(store)
+        assert known(store) == (NAME, "one", 2, 0, {0: 9}, {})
+        claim(store, p0=4)
+        claim(store, p0=3, p1=1)
+        vouch(store, p1=8)
+        assert known(store) == (NAME, "one", 2, 0, {0: 9, 1: 8}, {0: 4, 1: 1})
+        advance(store, 0, 10, p0=12)
+        assert known(store) == (NAME, "one", 2, 10, {0: 12, 1: 8}, {0: 12, 1: 1})
 
     @pytest.mark.parametrize("other", [("two", 2), ("one", 3)], ids=["id", "partitions"])
-    def test_another_topic_under_the_name_is_refused(self, store, other):
+    @pytest.mark.parametrize("change", [vouch, claim])
+    def test_another_topic_under_the_name_is_refused(self, store, change, other):
         """A topic with another id or another number of partitions is refused, and nothing changes."""
         vouch(store, p0=3)
-        with pytest.raises(RefusedError, match="--accept-topic"):
-            vouch(store, *other, p0=9)
-        assert known(store) == (NAME, "one", 2, 0, {0: 3})
+        with pytest.raises(RefusedError, match=r"known.*--accept-topic"):
+            change(store, *other, p0=9)
+        assert known(store) == (NAME, "one", 2, 0, {0: 3}, None)
 
     def test_a_forgotten_topic_is_unknown_and_may_be_another(self, store):
         """What was known, the accounts that waited too, is gone, and any topic of that name is taken."""
@@ -71,16 +90,16 @@ class TopicsContract:
             assert topics.parked(connection, NAME).is_empty()
         assert known(store) is None
         vouch(store, "two", 5)
-        assert known(store) == (NAME, "two", 5, 0, {})
+        assert known(store) == (NAME, "two", 5, 0, {}, None)
 
     def test_the_position_moves_by_compare_and_set(self, store):
         """It moves with its offsets from where it is, and from nowhere else."""
         vouch(store, p0=1)
         advance(store, 0, 10, p0=5, p1=2)
-        assert known(store) == (NAME, "one", 2, 10, {0: 5, 1: 2})
+        assert known(store) == (NAME, "one", 2, 10, {0: 5, 1: 2}, {0: 5, 1: 2})
         with pytest.raises(PositionMoved, match="ledger-events"):
             advance(store, 0, 20, p0=9)
-        assert known(store) == (NAME, "one", 2, 10, {0: 5, 1: 2})
+        assert known(store) == (NAME, "one", 2, 10, {0: 5, 1: 2}, {0: 5, 1: 2})
 
     def test_a_topic_that_was_forgotten_meanwhile_does_not_advance(self, store):
         """A relay whose topic was forgotten is told, not taken up anew."""

@@ -22,7 +22,7 @@ from ledgers import append, change_event, lose_event, positions, put_back, take_
 from producers import CLIENTS
 from samples import account_stream, opened, recorded
 from sqlalchemy import select
-from topics import delete_records, delete_topic, make_topic, read_records, send
+from topics import delete_records, delete_topic, ledger_topic, make_topic, read_records, send
 
 from consumers.delivery import partition_of
 from consumers.relay import Published, publish
@@ -30,6 +30,7 @@ from ledger import Ledger, Store, topics
 from ledger.tables import EVENTS
 from replay.topic.connection import Connection
 from replay.topic.metadata import describe
+from replay.topic.rebuild import rebuild_from_topic
 from schemas.errors import BrokerError, PositionMoved, RefusedError
 
 pytestmark = pytest.mark.kafka
@@ -102,7 +103,7 @@ class Contract:
         assert found.offsets == ends
         with store.snapshot() as connection:
             known = topics.known(connection, topic_name)
-            assert known == (topic_name, found.topic_id, 4, store.head(connection), ends)
+            assert known == (topic_name, found.topic_id, 4, store.head(connection), ends, ends)
 
     def test_the_next_run_publishes_only_what_is_new(self, store, kafka, kafka_server, topic_name):
         """A run goes on from the position of the one before it, and one with nothing new sends nothing."""
@@ -395,6 +396,17 @@ def test_a_strangers_topic_is_refused_until_it_is_accepted(store, kafka, kafka_s
         publish(store, kafka, topic_name)
     assert publish(store, kafka, topic_name, accept_topic=True).published == 2
     assert written(kafka_server, topic_name) == stored(store) | {"b": [b"something"]}
+
+
+def test_a_strangers_topic_stays_one_after_a_replay_of_it(store, kafka, kafka_server, topic_name):
+    """A rebuild from a topic says that it is whole, and not whose events are in it."""
+    append(store, *account_stream("ours", 2))
+    ledger_topic(kafka_server, topic_name, account_stream("theirs", 3))
+    assert rebuild_from_topic(store, kafka, topic_name).verdict == "COMPLETE"
+    assert position(store, topic_name) == 0
+    with pytest.raises(RefusedError, match="knows nothing of it"):
+        publish(store, kafka, topic_name)
+    assert written(kafka_server, topic_name).keys() == {"theirs"}
 
 
 def test_a_store_that_ends_before_what_was_published_is_refused(store, kafka, topic_name):
