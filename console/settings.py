@@ -46,16 +46,26 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def read(self, where: str) -> str:
         """Return the value; ConfigurationError where it is not there."""
         if (self.env is None) == (self.file is None):
-            raise ConfigurationError("a secret is either { env = ... } or { file = ... }", where=where)
+            raise ConfigurationError(
+                "a secret is either { env = ... } or { file = ... }",
+                where=where,
+                next_step="name the environment variable or the file that holds it, one of the two",
+            )
         if self.env is not None:
             try:
                 return os.environ[self.env]
             except KeyError:
-                raise ConfigurationError(f"the environment variable {self.env} is not set", where=where) from None
+                raise ConfigurationError(
+                    f"the environment variable {self.env} is not set",
+                    where=where,
+                    next_step=f"set {self.env}, or name the secret's file with {{ file = ... }}",
+                ) from None
         try:
             return Path(str(self.file)).read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"cannot read the secret: {error}", where=where) from error
+            raise ConfigurationError(
+                f"cannot read the secret: {error}", where=where, next_step="check the file, and who may read it"
+            ) from error
 
 
 class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +74,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     bootstrap_servers: str | None = None
     topic: str = DEFAULT_TOPIC
     client: Literal["kafka-python", "librdkafka"] | None = None
-    stall_timeout_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    stall_timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 60.0
     workers: Annotated[int, msgspec.Meta(ge=1)] | None = None
     security: dict[str, str | int | bool | Secret] = {}
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from replay.topic.security import check_security
 from schemas.errors import ConfigurationError
 
 __all__ = ["CLIENT_ID", "Client", "Connection"]
@@ -31,12 +32,14 @@ _LIBRDKAFKA_NAMES = {
     "ssl_keyfile": "ssl.key.location",
     "ssl_password": "ssl.key.password",
     "ssl_crlfile": "ssl.crl.location",
-    "ssl_ciphers": "ssl.cipher.suites",
 }
 
 #: Milliseconds that one request may take before the client tries again; patience is counted over these.
 REQUEST_TIMEOUT_MS = 10_000
 RECONNECT_BACKOFF_MS_MAX = 1_000
+
+#: A day of patience; the clients take no endless one.
+STALL_TIMEOUT_SECONDS_MAX = 86_400
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,13 +47,24 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
 
     `bootstrap_servers` is `host:port`, several by comma. `stall_timeout_seconds` is how long a replay waits for
     brokers that do not answer, or for records that do not come, before it ends INCOMPLETE. `client` is the one
-    that drains topics; everything else is done by kafka-python.
+    that drains topics; everything else is done by kafka-python. ConfigurationError for what no client would do as
+    it reads.
     """
 
     bootstrap_servers: str
     security: dict[str, str | int | bool] = {}
     stall_timeout_seconds: float = 60.0
     client: Client = "kafka-python"
+
+    def __post_init__(self) -> None:
+        """Check the options before any client is made with them."""
+        if not 0 < self.stall_timeout_seconds <= STALL_TIMEOUT_SECONDS_MAX:
+            raise ConfigurationError(
+                f"stall_timeout_seconds is {self.stall_timeout_seconds}",
+                where="[kafka]",
+                next_step=f"give a number of seconds up to {STALL_TIMEOUT_SECONDS_MAX}",
+            )
+        check_security(self.security)
 
     def kafka_python(self) -> dict[str, Any]:
         """Return what every client of kafka-python is made with."""

@@ -70,10 +70,14 @@ def admin(connection: Connection) -> Iterator[KafkaAdminClient]:
         ) from error
     except KafkaError as error:
         refused = isinstance(error, AuthorizationError)
+        check = "check --bootstrap-servers and that the brokers are up"
+        if connection.security:
+            # The client does not tell a password that is wrong from a broker that is not there.
+            check += ", and that [kafka.security] is what they want"
         raise BrokerError(
             f"Kafka {'refused' if refused else 'did not answer'}: {error}",
             where=connection.bootstrap_servers,
-            next_step="see [kafka.security]" if refused else "check --bootstrap-servers and that the brokers are up",
+            next_step="see [kafka.security]" if refused else check,
         ) from error
 
 

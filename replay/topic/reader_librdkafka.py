@@ -11,12 +11,13 @@ from itertools import pairwise
 from types import TracebackType
 from typing import Any, Self
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from replay.topic.batches import Span, first_missing
 from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
 from replay.topic.connection import CLIENT_ID, Connection
 from replay.topic.reader_python import KafkaPythonReader
+from schemas.errors import ConfigurationError
 
 __all__ = ["LibrdkafkaReader"]
 
@@ -76,7 +77,14 @@ class LibrdkafkaReader:
             "queued.min.messages": 4 * CHUNK_RECORDS,
             "queued.max.messages.kbytes": READ_AHEAD_KILOBYTES,
         }
-        self._consumer = Consumer(settings, logger=_log)
+        try:
+            self._consumer = Consumer(settings, logger=_log)
+        except KafkaException as error:
+            raise ConfigurationError(
+                f"the client librdkafka cannot be made: {error.args[0].str()}",
+                where="[kafka]",
+                next_step="check [kafka.security], or use client = 'kafka-python'",
+            ) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
