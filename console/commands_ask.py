@@ -59,7 +59,7 @@ def balances(
     ] = None,
 ) -> Answer:
     """Replay the events and show the balances of some accounts or all."""
-    need_source(source)
+    need_source(source, topic=topic, workers=workers)
     _refuse_moments({"--as-of": as_of, "--recorded-as-of": recorded_as_of})
     from console.words import certificate_lines
 
@@ -68,7 +68,7 @@ def balances(
     else:
         from replay import balances as ask
 
-        with run.ledger() as store, run.progress("replaying") as progress:
+        with run.ledger_with_events() as store, run.progress("replaying") as progress:
             found = ask(store, accounts or (), at=store_position(at, "--at"), progress=progress, now=run.now)
     return Answer(
         verdict=found.verdict,
@@ -100,7 +100,7 @@ def history(
     from console.words import certificate_lines
     from replay import history as ask
 
-    with run.ledger() as store:
+    with run.ledger_with_events() as store:
         found = ask(store, account)
     return Answer(
         verdict=found.verdict,
@@ -123,7 +123,7 @@ def graph(
     from console.words import certificate_lines, count
     from replay import graph as ask
 
-    with run.ledger() as store, run.progress("replaying") as progress:
+    with run.ledger_with_events() as store, run.progress("replaying") as progress:
         found = ask(store, transaction, progress=progress)
     missing = [f"missing: {name} is named as related and is no transaction here" for name in found.missing]
     fields = {

@@ -51,7 +51,7 @@ def verify(
 
     how = _settlement(fix_stale)
     now = run.now
-    with run.ledger() as store:
+    with run.ledger_with_events() as store:
         with run.progress("verifying") as progress:
             found = check(store, now=now, account_id=account, progress=progress)
         settled: list[dict[str, str]] = []
@@ -131,7 +131,7 @@ def drift(
     from replay import drift as compare
 
     foreign = _foreign_rows(run, against, table)
-    with run.ledger() as store, run.progress("comparing") as progress:
+    with run.ledger_with_events() as store, run.progress("comparing") as progress:
         live: pl.DataFrame | Literal["read_model"] | None = "read_model" if own else None
         found = compare(store, live=live if foreign is None else foreign.rows, progress=progress)
     uncompared = [f"not compared: {account_id}" for account_id in found.uncompared]

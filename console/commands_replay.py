@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +76,7 @@ def rebuild(
     from console.words import certificate_lines
     from projections import RELATIONS, TRANSACTIONS
 
-    need_source(source)
+    need_source(source, topic=topic, accept_topic=accept_topic, workers=workers)
     shared: dict[str, Any] = {
         "promote": promote,
         "checkpoint_folder": run.data / "checkpoints",
@@ -90,7 +91,7 @@ def rebuild(
         from replay import rebuild as from_store
 
         end = store_position(until, "--until")
-        with run.ledger() as store, run.progress("rebuilding") as progress:
+        with run.ledger_with_events() as store, run.progress("rebuilding") as progress:
             found = from_store(store, until=end, progress=progress, **shared)
     return Answer(
         verdict=found.verdict,
@@ -101,17 +102,22 @@ def rebuild(
 
 
 def _from_topic(run: Run, topic: str | None, until: dict[int, int] | None, shared: dict[str, Any]) -> Rebuild:
-    from replay.topic import describe, rebuild_from_topic
+    from replay.topic import rebuild_from_topic
 
     kafka, name = run.kafka(), run.topic(topic)
-    is_there = describe(kafka, name) is not None
-    # A topic needs no ledger to be read: the database may be what is lost. For one that is not there none is made.
-    with run.ledger_to_fill(dry_run=not is_there) as store, run.watch() as watch:
-        return rebuild_from_topic(store, kafka, name, until=until, watch=watch, **shared)
+    # A topic needs no ledger to be read: the database may be what is lost. Then no generation is kept either, since
+    # a ledger of nothing but a generation would answer for events that it has not.
+    with run.ledger_to_fill(dry_run=True) as store, run.watch() as watch:
+        found = rebuild_from_topic(store, kafka, name, until=until, watch=watch, **shared)
+        with store.snapshot() as connection:
+            is_kept = store.head(connection) > 0 or not store.heads(connection).is_empty()
+    return found if is_kept else dataclasses.replace(found, generation=None)
 
 
 def _rebuilt(found: Rebuild, *, is_promotion_wanted: bool) -> list[str]:
     """What became of the generation, and what to do next; an INCOMPLETE one cannot be made live."""
+    if found.generation is None:
+        return ["no ledger with events is here to keep it in: `import events --from topic` makes one of the topic"]
     written = f"generation {found.generation} was written"
     if found.promoted:
         return [f"generation {found.generation} is live now"]

@@ -16,6 +16,12 @@ from schemas.errors import IncompleteError, LedgerReplayError, RefusedError, Sto
 
 __all__ = ["fail", "named"]
 
+#: What to do about a database file that is no database any more.
+_RESCUE = (
+    "the file is damaged: move it aside and keep it, then restore a backup, or bring the events back into a new "
+    "ledger with `import events --from topic`, or from an export"
+)
+
 
 def fail(error: BaseException, *, as_json: bool, debug: bool) -> int:
     """Report an error and return the exit status for it."""
@@ -39,8 +45,12 @@ def named(error: BaseException) -> LedgerReplayError:
         return _of_system(error)
     if type(error).__module__.startswith("sqlalchemy"):
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        busy = "locked" in reason or "timeout" in reason
-        advice = "another process is writing; run again" if busy else "check the database that --store names"
+        if "malformed" in reason or "not a database" in reason:
+            advice = _RESCUE
+        elif "locked" in reason or "timeout" in reason:
+            advice = "another process is writing; run again"
+        else:
+            advice = "check the database that --store names"
         return StoreError(f"the database says: {reason}", next_step=advice)
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return LedgerReplayError(f"unexpected {words}", next_step="run again with --debug for the traceback and report it")

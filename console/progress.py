@@ -28,6 +28,16 @@ class _Speed(ProgressColumn):
         return Text(f"{task.completed:,.0f} {self._unit} {speed}")
 
 
+class _Whole(_Speed):
+    """Events done and events a second, of the line that stands for all of them."""
+
+    def __init__(self) -> None:
+        super().__init__("events")
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.fields.get("is_whole") else Text("")
+
+
 @contextmanager
 def partitions(*, is_terminal: bool, say: Callable[[str], None]) -> Iterator[Callable[[dict[int, State]], None]]:
     """Yield a callback that draws how far all partitions and each of them are; `say` gets what they wait for.
@@ -43,20 +53,24 @@ def partitions(*, is_terminal: bool, say: Callable[[str], None]) -> Iterator[Cal
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), _Speed("events"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        whole = progress.add_task("replaying", total=None)
+    # The bar is short, so that a line of a partition fits beside what it says; only the whole has a speed.
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), _Whole(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=10) as progress:
+        whole = progress.add_task("replaying", total=None, is_whole=True)
         tasks: dict[int, TaskID] = {}
+        begun: dict[int, int] = {}
 
         def show(states: dict[int, State]) -> None:
             for partition, state in states.items():
                 if partition not in tasks:
-                    tasks[partition] = progress.add_task(f"partition {partition}", total=state.until)
-                note = f" ({state.note})" if state.note else ""
+                    tasks[partition] = progress.add_task("", total=state.until, completed=state.position)
+                    begun[partition] = state.position
+                note = f" {state.note}" if state.note else ""
                 name = f"partition {partition} {state.position:,}/{state.until:,}{note}"
                 progress.update(tasks[partition], completed=state.position, description=name)
-            done = sum(state.position for state in states.values())
-            progress.update(whole, completed=done, total=sum(state.until for state in states.values()))
+            done = sum(state.position - begun[partition] for partition, state in states.items())
+            left = sum(state.until - state.position for state in states.values())
+            progress.update(whole, completed=done, total=done + left)
 
         yield show
 

@@ -185,6 +185,23 @@ class Run:
             yield store
 
     @contextmanager
+    def ledger_with_events(self) -> Iterator[Store]:
+        """Yield the open event store of a command that answers from events; UsageError where there are none.
+
+        An import that failed leaves an empty ledger behind, and COMPLETE with nothing in it would look like health.
+        """
+        with self.ledger() as store:
+            with store.snapshot() as connection:
+                is_empty = store.head(connection) == 0 and store.heads(connection).is_empty()
+            if is_empty:
+                raise UsageError(
+                    "the ledger holds no event",
+                    where=str(self.options.store or self.data),
+                    next_step="import something first: files, or `import events --from topic` where a topic has them",
+                )
+            yield store
+
+    @contextmanager
     def ledger_to_fill(self, *, dry_run: bool) -> Iterator[Store]:
         """Yield the event store of a command that brings something in, which makes it where there is none.
 

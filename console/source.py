@@ -16,7 +16,7 @@ LATER = ("archive",)
 
 Source = Annotated[str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store or topic.")]
 TopicName = Annotated[
-    str | None, typer.Option("--topic", metavar="NAME", help="The topic (default: [kafka] topic, else ledger-events).")
+    str | None, typer.Option("--topic", metavar="NAME", help="The topic (default: ledger-events, or as configured).")
 ]
 Workers = Annotated[
     int | None,
@@ -28,14 +28,22 @@ AcceptTopic = Annotated[
 ]
 
 
-def need_source(source: str) -> None:
-    """Let a source pass; RefusedError for one that comes later, UsageError for what is none."""
+def need_source(source: str, **of_topic: object) -> None:
+    """Let a source pass; RefusedError for one that comes later, UsageError for what is none.
+
+    UsageError too where one of the options `of_topic` is given with another source, which would leave it unread.
+    """
     if source in LATER:
         raise RefusedError(
             f"--from {source} is not there yet: it comes with the {source}", next_step="use --from store or topic"
         )
     if source not in SOURCES:
         raise UsageError(f"there is no source {source!r}", next_step="use --from store or topic")
+    if source != "topic":
+        for name, value in of_topic.items():
+            if value:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} is about a topic, and --from is {source}", next_step="say --from topic")
 
 
 def store_position(text: str | None, option: str) -> int | None:

@@ -61,7 +61,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         accounts = count(certificate.beyond_store, "account")
         lines.append(f"{accounts} have events there that the store has not: `import events --from topic --dry-run`")
     if certificate.repeats:
-        lines.append(f"{count(certificate.repeats, 'event')} came more than once and counted once")
+        lines.append(f"{count(certificate.repeats, 'event')} came more than once, and counted once")
     return [*lines, *missing_lines(certificate)]
 
 

@@ -293,7 +293,7 @@ def _gap_text(missing: int, found: int, held: int, *, let_go: bool) -> str:
 
 def _end_text(version: int | None, end: int | None) -> str:
     if end is None:
-        return f"the stream has {version} events but no head: they were not appended by this ledger"
+        return f"the stream has {version} events but no head: it is lost, or this ledger did not append them"
     if version is None:
         return f"the whole stream is lost: its head says {end} events"
     if version < end:

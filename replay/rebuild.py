@@ -40,11 +40,14 @@ NAMED_ACCOUNTS_MAX = 5
 
 @dataclass(frozen=True)
 class Rebuild:
-    """What a rebuild gave: its verdict and certificate, the generation it wrote, and whether that is live now."""
+    """What a rebuild gave: its verdict and certificate, the generation it wrote, and whether that is live now.
+
+    `generation` is None where there was no ledger to keep it in.
+    """
 
     verdict: str
     certificate: Certificate
-    generation: int
+    generation: int | None
     promoted: bool
 
 
@@ -97,7 +100,9 @@ def promote_generation(store: Store, generation: int) -> int:
         if generation in by_number:
             _refuse_incomplete(by_number[generation])
             _bring_to_head(store, connection, by_number[generation])
-            _refuse_other_than_heads(store, connection, generation)
+            certificate = _certificate(by_number[generation])
+            source = "store" if certificate is None else certificate.source
+            _refuse_other_than_heads(store, connection, generation, source)
         read_model.go_live(connection, generation)
         return store.head(connection)
 
@@ -130,13 +135,16 @@ def _bring_to_head(store: Store, connection: Connection, found: read_model.Gener
         bring_forward(store, connection, found, until=store.head(connection))
 
 
-def _refuse_other_than_heads(store: Store, connection: Connection, generation: int) -> None:
+def _refuse_other_than_heads(store: Store, connection: Connection, generation: int, source: str) -> None:
     """Every account's row must be at its head: what was lost or held back since the rebuild must not go live."""
     wrong = off_head(store, connection, generation)
     if wrong:
         raise RefusedError(
-            f"generation {generation} cannot go live: " + _named("not at the head", wrong),
-            next_step="the log is damaged: see `verify`, mend it, and rebuild",
+            f"generation {generation} cannot go live: " + _named("not at the store's head", wrong),
+            next_step="the store's log is damaged: see `verify`, mend it, and rebuild"
+            if source == "store"
+            else "the store has not the events that the topic has: see `import events --from topic --dry-run`, bring "
+            "them in, then promote it again",
         )
 
 

@@ -141,11 +141,14 @@ def _check_until(topic: Topic, until: dict[int, int] | None) -> None:
         return
     highs = {partition: bounds.high for partition, bounds in topic.partitions.items()}
     if set(until) != set(highs) or any(not 0 <= until[partition] <= high for partition, high in highs.items()):
-        ends = ",".join(f"{partition}:{high}" for partition, high in sorted(highs.items()))
         raise UsageError(
-            f"position {until} is not in topic {topic.name!r}",
-            next_step=f"say the next offset of every partition; the ends are {ends}",
+            f"position {_text(until)} is not in topic {topic.name!r}",
+            next_step=f"say the next offset of every partition; the ends are {_text(highs)}",
         )
+
+
+def _text(position: dict[int, int]) -> str:
+    return ",".join(f"{partition}:{offset}" for partition, offset in sorted(position.items()))
 
 
 def _vouching(topic: Topic, replay: Replay) -> Callable[[Session], None]:

@@ -351,7 +351,7 @@ def test_a_topic_that_was_made_again(kafka_server, topic_name, store):
     delete_topic(kafka_server, topic_name)
     wait_until(lambda: describe(connection, topic_name) is None)
     ledger_topic(kafka_server, topic_name, store, 2)
-    check_refused(store, connection, topic_name, why="deleted and made again", accepted="COMPLETE")
+    check_refused(store, connection, topic_name, why="made again", accepted="COMPLETE")
 
 
 def test_a_topic_with_more_partitions(kafka_server, topic_name, store):
@@ -364,7 +364,7 @@ def test_a_topic_with_more_partitions(kafka_server, topic_name, store):
         admin.create_partitions({topic_name: 4})
     wait_until(lambda: len(describe(connection, topic_name).partitions) == 4)
     send(kafka_server, topic_name, records_of(history(ACCOUNTS, EVENTS)[-500:]))
-    check_refused(store, connection, topic_name, why="4 partitions, it had 2", accepted="COMPLETE")
+    check_refused(store, connection, topic_name, why="4 partitions, known are 2", accepted="COMPLETE")
 
 
 def test_a_topic_that_ends_before_what_was_vouched_for(kafka_server, topic_name, store):
