@@ -23,16 +23,17 @@ from typing import Protocol
 import polars as pl
 from sqlalchemy import Connection
 
+from consumers.claim import claimed_topic
 from consumers.delivery import Delivery, Span
-from consumers.topics import PARTITIONS, REPLICATION_OF_BROKER, check_known, check_topic, create_topic
+from consumers.topics import PARTITIONS, REPLICATION_OF_BROKER
 from consumers.unpublished import Batch, decoded, in_version_order, last_published, read
 from ledger import topics
 from ledger.ahead import read_ahead
 from ledger.store import Store
 from replay.engine import Progress
 from replay.gate import LAST_SCHEMA, Gate, Parked
+from replay.topic.client import Waiting
 from replay.topic.connection import Connection as KafkaConnection
-from replay.topic.metadata import Topic, describe
 from schemas import PoisonEvent
 from schemas.errors import PositionMoved, RefusedError
 
@@ -88,56 +89,29 @@ def publish(
     accept_topic: bool = False,
     batch_events: int = BATCH_EVENTS,
     poll_seconds: float = POLL_SECONDS,
+    waiting: Waiting | None = None,
 ) -> Published:
     """Bring a topic to the head of the store, making it first if there is none.
 
     With `follow` it goes on until `should_stop` says so, asking for new events every `poll_seconds`. With
-    `accept_topic` what is known of the topic is forgotten and every event is published again. RefusedError
-    for a topic that does not keep everything or is not the one that is known, and for a store that ends before
-    what was published; BrokerError where the brokers do not take the events in time; PositionMoved if another
-    relay was faster.
+    `accept_topic` what is known of the topic is forgotten and every event is published again. `waiting` is told while
+    the brokers keep it waiting. RefusedError for a topic or a store that does not fit (see `claimed_topic`);
+    BrokerError where the brokers do not take the events in time; PositionMoved if another relay was faster.
     """
-    topic = _topic(store, connection, topic_name, partitions, replication, is_new=accept_topic)
-    check_topic(topic, accept_retention=accept_retention)
-    with store.snapshot() as reading:
-        known = topics.known(reading, topic_name)
-        if not accept_topic:
-            check_known(topic, known)
-            _check_store(known, store.head(reading))
-    with store.writing() as writing:
-        if accept_topic:
-            topics.forget(writing, topic_name)
-        topics.claim(writing, topic_name, topic.topic_id, len(topic.partitions), {})
+    topic = claimed_topic(
+        store,
+        connection,
+        topic_name,
+        partitions=partitions,
+        replication=replication,
+        accept_retention=accept_retention,
+        accept_topic=accept_topic,
+        waiting=waiting,
+    )
     with Delivery(connection, topic) as delivery:
         relay = Relay.at(store, topic_name, delivery, batch_events)
         relay.run(follow=follow, should_stop=should_stop, progress=progress, poll_seconds=poll_seconds)
     return relay.published(topic.topic_id)
-
-
-def _topic(
-    store: Store, connection: KafkaConnection, name: str, partitions: int, replication: int, *, is_new: bool
-) -> Topic:
-    found = describe(connection, name)
-    if found is not None:
-        return found
-    with store.snapshot() as reading:
-        if topics.known(reading, name) is not None and not is_new:
-            raise RefusedError(
-                "the topic is gone",
-                where=f"topic {name!r}",
-                next_step="`publish --accept-topic` makes it anew and publishes every event again",
-            )
-    return create_topic(connection, name, partitions=partitions, replication=replication)
-
-
-def _check_store(known: topics.KnownTopic | None, head: int) -> None:
-    if known is not None and head < known.position:
-        raise RefusedError(
-            f"the store ends at position {head:,}, published was up to {known.position:,}: it has lost its last events",
-            where=f"topic {known.name!r}",
-            next_step="`import events --from topic` brings back what the topic has; `publish --accept-topic` takes "
-            "the store as it is and publishes every event again",
-        )
 
 
 @dataclass

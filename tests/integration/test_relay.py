@@ -18,20 +18,18 @@ from databases import OnPostgres, OnSqlite
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka_broker import Broker, OwnBroker
-from ledgers import append, change_event, lose_event, positions, put_back, take_event, write_history
+from ledgers import append, change_event, positions, put_back, take_event, write_history
 from producers import CLIENTS
+from relays import once, position, shuffled_history, stored, wait_for, written
 from samples import account_stream, opened, recorded
-from sqlalchemy import select
-from topics import delete_records, delete_topic, ledger_topic, make_topic, read_records, send
+from topics import make_topic, read_records, send
 
 from consumers.delivery import partition_of
 from consumers.relay import Published, publish
 from ledger import Ledger, Store, topics
-from ledger.tables import EVENTS
 from replay.topic.connection import Connection
 from replay.topic.metadata import describe
-from replay.topic.rebuild import rebuild_from_topic
-from schemas.errors import BrokerError, PositionMoved, RefusedError
+from schemas.errors import BrokerError, PositionMoved
 
 pytestmark = pytest.mark.kafka
 
@@ -50,41 +48,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store = Store.at(tmp_path)
     yield store
     store.close()
-
-
-def stored(store: Store) -> dict[str, list[bytes]]:
-    """Return each account's bytes in version order, as the store has them."""
-    statement = select(EVENTS.c.originator_id, EVENTS.c.state).order_by(EVENTS.c.originator_version)
-    streams: dict[str, list[bytes]] = {}
-    with store.snapshot() as connection:
-        for account_id, state in connection.execute(statement):
-            streams.setdefault(account_id, []).append(bytes(state))
-    return streams
-
-
-def written(broker: Broker, topic: str) -> dict[str, list[bytes]]:
-    """Return each account's bytes as they stand on the topic, repeats and all."""
-    streams: dict[str, list[bytes]] = {}
-    for record in read_records(broker, topic):
-        streams.setdefault(record.key.decode(), []).append(record.value)
-    return streams
-
-
-def once(streams: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
-    """Return streams without the repeats."""
-    return {account_id: list(dict.fromkeys(stream)) for account_id, stream in streams.items()}
-
-
-def shuffled_history(store: Store, events: int, accounts: int = 40) -> None:
-    """Append events of many accounts in a shuffled order."""
-    chance = random.Random(20240301)
-    versions: dict[str, int] = {}
-    ready = []
-    for _ in range(events):
-        account_id = f"account-{chance.randrange(accounts)}"
-        version = versions[account_id] = versions.get(account_id, 0) + 1
-        ready.append(opened(account_id) if version == 1 else recorded(account_id, version, chance.randrange(1, 99)))
-    append(store, *ready)
 
 
 class Contract:
@@ -232,42 +195,6 @@ def test_a_follower_publishes_what_comes_until_it_is_told_to_stop(store, kafka, 
     assert written(kafka_server, topic_name) == stored(store)
 
 
-def position(store: Store, topic: str) -> int:
-    """Return up to where a topic was published."""
-    with store.snapshot() as connection:
-        known = topics.known(connection, topic)
-    return known.position if known else 0
-
-
-def wait_for(is_so, seconds: float = 30) -> None:
-    """Wait until something is so, and fail if it does not come about."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"cleanup_policy": "compact"},
-        {"cleanup_policy": "compact,delete"},
-        {"retention_ms": 60_000},
-        {"retention_bytes": 1 << 20},
-    ],
-    ids=str,
-)
-def test_a_topic_that_does_not_keep_everything_is_refused(store, kafka, kafka_server, topic_name, setting):
-    """A compacted or expiring topic is refused with nothing written, and taken where that is accepted."""
-    append(store, *account_stream("a", 3))
-    make_topic(kafka_server, topic_name, 2, **setting)
-    with pytest.raises(RefusedError, match="--accept-retention"):
-        publish(store, kafka, topic_name)
-    assert written(kafka_server, topic_name) == {}
-    assert publish(store, kafka, topic_name, accept_retention=True).published == 3
-    assert written(kafka_server, topic_name) == stored(store)
-
-
 @pytest.mark.parametrize("client", CLIENTS)
 def test_an_account_is_where_every_client_looks_for_it(kafka_server, topic_name, client):
     """The partition of an account is the one that a client chooses by itself for that key."""
@@ -302,120 +229,6 @@ def test_an_event_too_large_for_the_broker_ends_it_by_name(store, kafka, kafka_s
     assert {name: sorted(stream) for name, stream in once(written(kafka_server, topic_name)).items()} == {
         name: sorted(stream) for name, stream in stored(store).items()
     }
-
-
-def test_a_topic_that_it_makes_keeps_everything(store, kafka, topic_name):
-    """A topic that is not there is made with as many partitions as asked for, and never drops a record."""
-    append(store, *account_stream("a", 3))
-    publish(store, kafka, topic_name, partitions=5)
-    topic = describe(kafka, topic_name)
-    assert topic is not None
-    assert len(topic.partitions) == 5
-    assert topic.settings == {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-
-
-def test_a_topic_that_kafka_does_not_make_is_refused(store, kafka):
-    """A name or a number of copies that the broker does not take is refused with its reason."""
-    with pytest.raises(RefusedError, match="replicat"):
-        publish(store, kafka, "ledger-test-copies", replication=3)
-    with pytest.raises(RefusedError, match="not a name!"):
-        publish(store, kafka, "not a name!")
-
-
-def test_a_topic_that_was_made_again_is_refused_until_it_is_accepted(store, kafka, kafka_server, topic_name):
-    """Another topic under the name is refused; accepted, it gets every event from the first on."""
-    append(store, *account_stream("a", 3), *account_stream("b", 3))
-    publish(store, kafka, topic_name)
-    delete_topic(kafka_server, topic_name)
-    wait_for(lambda: describe(kafka, topic_name) is None)
-    with pytest.raises(RefusedError, match=r"gone.*--accept-topic"):
-        publish(store, kafka, topic_name)
-    make_topic(kafka_server, topic_name, 6)
-    with pytest.raises(RefusedError, match=r"made again.*--accept-topic"):
-        publish(store, kafka, topic_name)
-    assert written(kafka_server, topic_name) == {}
-    assert publish(store, kafka, topic_name, accept_topic=True).published == 6
-    assert written(kafka_server, topic_name) == stored(store)
-
-
-def test_a_topic_that_is_made_again_meanwhile_is_refused(store, kafka, kafka_server, topic_name):
-    """A run whose topic is replaced under it ends refused, with its position where the old topic was left."""
-    append(store, *account_stream("a", 30))
-
-    def progress(done: int, _: int | None) -> None:
-        if done == 20:
-            delete_topic(kafka_server, topic_name)
-            wait_for(lambda: describe(kafka, topic_name) is None)
-            make_topic(kafka_server, topic_name, 1)
-
-    with pytest.raises(RefusedError, match=r"made again.*--accept-topic"):
-        publish(store, kafka, topic_name, partitions=1, batch_events=10, progress=progress)
-    assert position(store, topic_name) == 20
-    assert publish(store, kafka, topic_name, accept_topic=True).published == 30
-    assert once(written(kafka_server, topic_name)).keys() == {"a"}
-
-
-def test_a_topic_with_other_partitions_is_refused(store, kafka, kafka_server, topic_name):
-    """Partitions that were added move accounts, so the topic is refused and nothing is written."""
-    append(store, *account_stream("a", 3))
-    publish(store, kafka, topic_name, partitions=2)
-    with KafkaAdminClient(bootstrap_servers=kafka_server.bootstrap_servers) as admin:
-        admin.create_partitions({topic_name: 3})
-    wait_for(lambda: len(describe(kafka, topic_name).partitions) == 3)
-    with pytest.raises(RefusedError, match="3 partitions, known are 2"):
-        publish(store, kafka, topic_name)
-
-
-def test_a_topic_that_lost_its_tail_gets_it_again_when_accepted(store, kafka, kafka_server, topic_name):
-    """A topic that ends before what was delivered is refused; accepted, every event is published again."""
-    append(store, *account_stream("a", 4))
-    found = publish(store, kafka, topic_name, partitions=1)
-    with store.writing() as connection:
-        topics.vouch(connection, topic_name, found.topic_id, 1, {0: 9})
-    with pytest.raises(RefusedError, match=r"ends at offset 4, known are 9.*--accept-topic"):
-        publish(store, kafka, topic_name)
-    assert publish(store, kafka, topic_name, accept_topic=True).published == 4
-    assert written(kafka_server, topic_name) == {"a": stored(store)["a"] * 2}
-
-
-def test_a_topic_that_lost_its_first_records_is_refused(store, kafka, kafka_server, topic_name):
-    """Deleted records leave a topic that is no copy of the store, and that is said."""
-    append(store, *account_stream("a", 4))
-    publish(store, kafka, topic_name, partitions=1)
-    delete_records(kafka_server, topic_name, {0: 2})
-    with pytest.raises(RefusedError, match="begins at offset 2"):
-        publish(store, kafka, topic_name)
-
-
-def test_a_strangers_topic_is_refused_until_it_is_accepted(store, kafka, kafka_server, topic_name):
-    """A topic with records that this store knows nothing of may be another ledger's."""
-    append(store, *account_stream("a", 2))
-    make_topic(kafka_server, topic_name, 2)
-    send(kafka_server, topic_name, [(b"b", b"something")])
-    with pytest.raises(RefusedError, match="knows nothing of it"):
-        publish(store, kafka, topic_name)
-    assert publish(store, kafka, topic_name, accept_topic=True).published == 2
-    assert written(kafka_server, topic_name) == stored(store) | {"b": [b"something"]}
-
-
-def test_a_strangers_topic_stays_one_after_a_replay_of_it(store, kafka, kafka_server, topic_name):
-    """A rebuild from a topic says that it is whole, and not whose events are in it."""
-    append(store, *account_stream("ours", 2))
-    ledger_topic(kafka_server, topic_name, account_stream("theirs", 3))
-    assert rebuild_from_topic(store, kafka, topic_name).verdict == "COMPLETE"
-    assert position(store, topic_name) == 0
-    with pytest.raises(RefusedError, match="knows nothing of it"):
-        publish(store, kafka, topic_name)
-    assert written(kafka_server, topic_name).keys() == {"theirs"}
-
-
-def test_a_store_that_ends_before_what_was_published_is_refused(store, kafka, topic_name):
-    """A store that lost its newest events, or another one in its place, publishes nothing."""
-    append(store, *account_stream("a", 4))
-    publish(store, kafka, topic_name)
-    lose_event(store, "a", 3, 4)
-    with pytest.raises(RefusedError, match="ends at position 2, published was up to 4"):
-        publish(store, kafka, topic_name)
 
 
 def test_events_put_back_are_on_the_topic_at_most_again(store, kafka, kafka_server, topic_name):
