@@ -36,6 +36,9 @@ _LIBRDKAFKA_NAMES = {
 
 #: Milliseconds that one request may take before the client tries again; patience is counted over these.
 REQUEST_TIMEOUT_MS = 10_000
+
+#: Milliseconds for the first contact: an address that is wrong should not take as long as a broker that restarts.
+CONTACT_TIMEOUT_MS = 15_000
 RECONNECT_BACKOFF_MS_MAX = 1_000
 
 #: A day of patience; the clients take no endless one.
@@ -71,7 +74,7 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
         return {
             "bootstrap_servers": self.bootstrap_servers.split(","),
             "client_id": CLIENT_ID,
-            "bootstrap_timeout_ms": self._milliseconds,
+            "bootstrap_timeout_ms": min(CONTACT_TIMEOUT_MS, self._milliseconds),
             "request_timeout_ms": min(REQUEST_TIMEOUT_MS, self._milliseconds),
             "reconnect_backoff_max_ms": min(RECONNECT_BACKOFF_MS_MAX, self._milliseconds),
             **self.security,
