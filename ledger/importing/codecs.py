@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ _WALL_CLOCKS = {
 _DATES = {"io.debezium.time.Date", "org.apache.kafka.connect.data.Date"}
 _DECIMAL = "org.apache.kafka.connect.data.Decimal"
 _VARIABLE_DECIMAL = "io.debezium.data.VariableScaleDecimal"
+#: A longer one is no scale of any number.
+_SCALE = re.compile("-?[0-9]{1,9}")
 
 
 class Message(NamedTuple):
@@ -85,13 +88,16 @@ def read_messages(codec: str, messages: list[Message], mapping: Mapping) -> Rows
     for line, key, value in messages:
         try:
             found = read(value, mapping)
-        except ValueError as error:
-            bad.append((line, f"the record {error}", None if value is None else value.decode("utf-8", "replace")))
+            if isinstance(found, _Deleted):
+                deletions.append(_deletion(line, key, found, mapping))
+                continue
+        except (ValueError, TypeError, RecursionError) as error:
+            # What a codec takes apart is anybody's; whatever is wrong with one record must not stop the others.
+            why = f"{error}" if isinstance(error, ValueError) else f"cannot be taken apart: {error}"
+            bad.append((line, f"the record {why}", None if value is None else value.decode("utf-8", "replace")))
             continue
         if found is None:
             tombstones += 1
-        elif isinstance(found, _Deleted):
-            deletions.append(_deletion(line, key, found, mapping))
         else:
             lines.append(line)
             objects.append(found)
@@ -184,7 +190,8 @@ def _row_fields(schema: bytes, side: str) -> dict[str, _Field]:
             _known_schemas.clear()
         envelope = msgspec.json.decode(schema)
         sides = envelope.get("fields") if isinstance(envelope, dict) else None
-        row = next((each for each in sides or () if isinstance(each, dict) and each.get("field") == side), None)
+        listed = sides if isinstance(sides, list) else ()
+        row = next((each for each in listed if isinstance(each, dict) and each.get("field") == side), None)
         found = _known_schemas[schema, side] = _fields(row)
     return found
 
@@ -197,7 +204,7 @@ def _fields(schema: object) -> dict[str, _Field]:
         if isinstance(each, dict) and isinstance(each.get("field"), str) and isinstance(each.get("name"), str):
             parameters = each.get("parameters")
             scale = str(parameters.get("scale")) if isinstance(parameters, dict) else ""
-            found[each["field"]] = _Field(each["name"], int(scale) if scale.lstrip("-").isdecimal() else 0)
+            found[each["field"]] = _Field(each["name"], int(scale) if _SCALE.fullmatch(scale) else 0)
     return found
 
 
@@ -253,11 +260,12 @@ def _decimal(text: str, scale: int) -> str:
     """Return a decimal that is the base64 of a big-endian number without its scale; other text as it is."""
     try:
         unscaled = int.from_bytes(base64.b64decode(text, validate=True), "big", signed=True)
+        # Python writes no number of thousands of digits, and no amount has them.
+        sign, digits = ("-" if unscaled < 0 else ""), str(abs(unscaled))
     except (binascii.Error, ValueError):
         return text
     if not -100 <= scale <= 100:
         return text
-    sign, digits = ("-" if unscaled < 0 else ""), str(abs(unscaled))
     if scale <= 0:
         return f"{sign}{digits}{'0' * -scale}"
     digits = digits.rjust(scale + 1, "0")

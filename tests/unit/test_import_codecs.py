@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledger.importing import Mapping
-from ledger.importing.codecs import Message, Rows, read_messages
+from ledger.importing.codecs import CODECS, Message, Rows, read_messages
 from schemas.errors import UsageError
 
 ROW = {
@@ -176,6 +176,50 @@ def test_what_is_no_row_is_a_reject(codec: str, kind: str):
     assert found.batch.rows["line"].to_list() == [0, 2]
     assert found.batch.bad["line"].to_list() == [1]
     assert reason in _reasons(found)[0]
+
+
+BAD_SCHEMAS: list[Any] = [
+    {"fields": 5},
+    {"fields": True},
+    {"fields": 1.5},
+    {"fields": [7, {"field": "after", "fields": 7}]},
+    {"fields": [{"field": "after", "fields": [{"field": ["x"], "name": 1}]}]},
+    5,
+    "text",
+    [],
+]
+
+
+@pytest.mark.parametrize("schema", BAD_SCHEMAS)
+@pytest.mark.parametrize("op", ["c", "d"])
+def test_a_schema_that_is_none_types_nothing(op: str, schema: Any):
+    """A schema whose fields are no list stops nothing: the row stays as it is."""
+    found = _read("debezium", {"schema": schema, "payload": {"op": op, "before": ROW, "after": ROW}})
+    assert [len(_rows(found)), len(found.deletions)] == ([1, 0] if op == "c" else [0, 1])
+    assert _rows(_read("json", {"schema": schema, "payload": ROW})) == [{"line": 0, **ROW, "amount": "10"}]
+
+
+@pytest.mark.parametrize("scale", ["--5", "5" * 5_000, "x", ""])
+def test_a_scale_that_is_none_is_zero(scale: str):
+    """A decimal whose scale is no number of this world is read without one."""
+    schema = _schema({"amount": ("org.apache.kafka.connect.data.Decimal", {"scale": scale})})
+    found = _read("debezium", {"schema": schema, "payload": {"op": "c", "after": ROW | {"amount": _bytes_of(12)}}})
+    assert [one["amount"] for one in _rows(found)] == ["12"]
+
+
+@pytest.mark.parametrize("error", [TypeError, RecursionError, ValueError])
+def test_a_codec_that_fails_rejects_the_record(error: type[Exception], monkeypatch: pytest.MonkeyPatch):
+    """Whatever a codec stumbles over is one reject with its reason, and the next record is read."""
+
+    def stumbling(value: bytes | None, mapping: Mapping) -> dict[str, Any]:
+        if value == b"1":
+            raise error("stumbled")
+        return dict(ROW)
+
+    monkeypatch.setitem(CODECS, "json", stumbling)
+    found = _read("json", 1, ROW)
+    assert (len(_rows(found)), found.batch.bad["line"].to_list()) == (1, [0])
+    assert "stumbled" in _reasons(found)[0]
 
 
 def test_rows_without_their_envelope_are_read_as_rows():
