@@ -18,17 +18,17 @@ from sqlalchemy import Connection
 
 from ledger.ahead import read_ahead
 from ledger.importing.judge import EventKey, Judge, read_events
-from ledger.importing.lost import Lost, Refusal, lines_of, stored_events
+from ledger.importing.lost import Lost, Refusal, contrary, lines_of, stored_events
 from ledger.importing.result import Progress
 from ledger.importing.staging import Spill, folder_for_staging
-from ledger.store import GENESIS, Store, chain
+from ledger.store import GENESIS, Store
 
 __all__ = ["LISTED_MAX", "PLAN_SCHEMA", "Copy", "Healed", "Record", "Records", "Unread", "heal"]
 
 #: How many of each kind of finding are listed; all are counted.
 LISTED_MAX = 1_000
 
-#: An event that comes back: what it is, where the copy has it, and why: `hole`, `tail`, `account` or `new`.
+#: An event that comes back: what it is, where the copy has it, and why: `hole`, `tail`, `account`, `damaged` or `new`.
 PLAN_SCHEMA = pl.Schema(
     {
         "account_id": pl.String(),
@@ -100,8 +100,8 @@ class Record(msgspec.Struct, frozen=True):
 class Healed(msgspec.Struct, kw_only=True):
     """What came back, or in a dry run would.
 
-    `restored` events were lost, `imported` ones the store never had; `unchanged` records say what it has. REFUSED
-    with `conflicts` (then nothing was written), INCOMPLETE where some record or partition could not be read
+    `restored` events were lost or damaged, `imported` ones the store has not had; `unchanged` records say what it has.
+    REFUSED with `conflicts` (then nothing was written), INCOMPLETE where some record or partition could not be read
     (`poison`, `unread`) or nothing proves it (`unproved`), else OK. Lists are cut at `LISTED_MAX`. `plan` has the
     events (`PLAN_SCHEMA`) in a dry run, else None.
     """
@@ -134,8 +134,9 @@ class _Contradicted(Exception):
 def heal(store: Store, copy: Copy, *, dry_run: bool = False, progress: Progress | None = None) -> Healed:
     """Bring back from a copy the events that the store has lost, and append those that it never had.
 
-    An event that an account's head is past is put back if the hash chain proves it; one behind the head is appended
-    if nothing is missing before it, so an empty store becomes the ledger again. All of it goes in, or nothing.
+    An event that an account's head is past is put back if the hash chain proves it, and so are the bytes of one that
+    is damaged; one behind the head is appended if nothing is missing before it, so an empty store becomes the ledger
+    again. All of it goes in, or nothing.
     Memory is bounded by groups of accounts; what is lost waits on disk.
     """
     with folder_for_staging() as folder:
@@ -214,27 +215,29 @@ def _keep_others(connection: Connection, others: pl.DataFrame, found: Healed, lo
         _note(found, "poison", Record(row["account_id"], row["version"], row["partition"], row["offset"], reason))
     places = others.select("partition", "offset", "stored").with_row_index("position").cast({"position": pl.Int64})
     whole = events.join(places, on="position", how="left", maintain_order="left")
-    _note_contrary(connection, whole.filter(pl.col("stored").is_not_null()), found)
-    columns = ("account_id", "version", "event", "transaction_id", "state", "partition", "offset")
-    lost.add(whole.filter(pl.col("stored").is_null()).select(columns))
+    columns = ("account_id", "version", "event", "transaction_id", "state", "partition", "offset", "is_stored")
+    whole = whole.with_columns(is_stored=pl.col("stored").is_not_null())
+    damaged = _without_contrary(connection, whole.filter("is_stored"), found)
+    lost.add(pl.concat([whole.filter(~pl.col("is_stored")), damaged]).select(columns))
 
 
-def _note_contrary(connection: Connection, contrary: pl.DataFrame, found: Healed) -> None:
-    """Note the records that say something else than the store, and which of the two the hash chain proves."""
-    if contrary.is_empty():
-        return
-    before = contrary.select("account_id", version=pl.col("version") - 1)
-    stored = stored_events(connection, pl.concat([contrary.select(_EVENT_KEY), before]).unique())
+def _without_contrary(connection: Connection, others: pl.DataFrame, found: Healed) -> pl.DataFrame:
+    """Return the records of events whose stored bytes are damaged, as it seems, and note those that contradict them."""
+    if others.is_empty():
+        return others
+    before = others.select("account_id", version=pl.col("version") - 1)
+    stored = stored_events(connection, pl.concat([others.select(_EVENT_KEY), before]).unique())
     links = {(account_id, version): link for account_id, version, _, link in stored.iter_rows()}
     columns = ("account_id", "version", "partition", "offset", "state", "stored")
-    for account_id, version, partition, offset, state, own in contrary.select(columns).iter_rows():
+    is_kept = []
+    for account_id, version, partition, offset, state, own in others.select(columns).iter_rows():
         last = GENESIS if version == 1 else links.get((account_id, version - 1))
-        reason = f"version {version} of account {account_id!r} is stored with other bytes"
-        if last is not None and chain(last, own) == links[account_id, version]:
-            reason += "; the hash chain proves the stored ones"
-        elif last is not None and chain(last, state) == links[account_id, version]:
-            reason += "; the hash chain proves the copy's, so the stored event is damaged"
-        _note(found, "conflicts", Record(account_id, version, partition, offset, reason))
+        reason = contrary(account_id, version, before=last, own=(own, links[account_id, version]), state=state)
+        # Where the event before it is lost too, that one may come back and prove it.
+        is_kept.append(last is None or not reason)
+        if not is_kept[-1]:
+            _note(found, "conflicts", Record(account_id, version, partition, offset, reason))
+    return others.filter(pl.Series(is_kept, dtype=pl.Boolean))
 
 
 def _judged(
@@ -273,9 +276,14 @@ def _judge_group(
     once = once.with_row_index("position").cast({"position": pl.Int64})
     is_twofold = once.select(pl.struct(_EVENT_KEY).is_duplicated()).to_series()
     _refuse(found, once.filter(is_twofold), "has two contents for this version", is_conflict=True)
-    once = _with_heads(store, connection, once.filter(~is_twofold), found)
-    lines = lines_of(once)
+    once = once.filter(~is_twofold)
     lost = Lost()
+    damaged = once.filter("is_stored")
+    for line in lines_of(damaged):
+        lost.add(line)
+    unknown = _with_heads(store, connection, once.filter(~pl.col("is_stored")), found)
+    lines = lines_of(unknown)
+    once = pl.concat([damaged, unknown])
     judge = Judge(store, connection, lines, lost)
     for line in lines:
         judge.take(line)

@@ -213,7 +213,7 @@ def test_the_command_line(
     assert _digest(other) == before
     with other.writing() as connection:
         connection.execute(delete(HEADS).where(HEADS.c.account_id == "acc-3"))
-        connection.execute(EVENTS.update().where(EVENTS.c.originator_id == "acc-4").values(state=b"{}"))
+        connection.execute(EVENTS.update().where(EVENTS.c.originator_id == "acc-4").values(state=b"{}", chain=b"-"))
     other.close()
     capfd.readouterr()
     assert main([*words, "--json"]) == 4

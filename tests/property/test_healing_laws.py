@@ -13,7 +13,7 @@ from copies import ListCopy, everything, stream_of
 from histories import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import NOW, lose_event, write_history
+from ledgers import NOW, change_event, lose_event, write_history
 from sqlalchemy import delete
 
 from ledger import Store
@@ -60,10 +60,16 @@ def _lose(store: Store, losses: str | list[tuple[str, int]]) -> None:
         lose_event(store, account_id, *([version] if version else []))
 
 
-@given(losses=LOSSES, data=st.data())
+@given(
+    losses=LOSSES,
+    damaged=st.lists(st.tuples(st.sampled_from(ACCOUNTS), st.integers(1, LAST)), max_size=6),
+    data=st.data(),
+)
 @examples(40)
-def test_a_whole_copy_brings_everything_back(whole: Path, losses: str | list[tuple[str, int]], data: st.DataObject):
-    """Holes, tails, whole accounts or everything: healed from a copy with repeats, the digest is the one of before."""
+def test_a_whole_copy_brings_everything_back(
+    whole: Path, losses: str | list[tuple[str, int]], damaged: list[tuple[str, int]], data: st.DataObject
+):
+    """Holes, tails, accounts or all, and damaged bytes: healed from a copy with repeats, all is as it was before."""
     with _copied(whole) as store:
         before = balances(store, now=NOW).certificate
         stream = stream_of(store)
@@ -73,6 +79,8 @@ def test_a_whole_copy_brings_everything_back(whole: Path, losses: str | list[tup
                 partition.extend(partition[again : again + 2])
         copy = ListCopy(stream, size=data.draw(st.integers(1, 50)))
         _lose(store, losses)
+        for account_id, version in damaged:
+            change_event(store, account_id, version, state=b"\xff")
         stored = len(everything(store))
         dry = heal(store, copy, dry_run=True)
         assert len(everything(store)) == stored

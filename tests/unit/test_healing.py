@@ -121,14 +121,53 @@ def test_findings_are_counted_past_what_is_listed(store: Store, monkeypatch: pyt
     assert (found.verdict, found.conflicts_count, len(found.conflicts)) == ("REFUSED", 4, 2)
 
 
-def test_a_conflict_says_which_side_the_chain_proves(store: Store):
-    """Other bytes are refused either way, and it is said whether the copy or the store has what was appended."""
+def test_a_conflict_says_what_the_chain_proves(store: Store):
+    """Other bytes are refused, and it is said where the stored ones are what was appended."""
     change_event(store, "b", 3, state=encode(recorded("b", 3, 99)))
-    found = heal(store, _copy(recorded("a", 2, 77), recorded("b", 3)))
+    found = heal(store, _copy(recorded("a", 2, 77), recorded("b", 3, 55)))
     assert (found.verdict, found.conflicts_count) == ("REFUSED", 2)
     reasons = {one.account_id: one.reason for one in found.conflicts}
     assert "proves the stored ones" in reasons["a"]
-    assert "proves the copy's" in reasons["b"]
+    assert reasons["b"] == "version 3 of account 'b' is stored with other bytes"
+
+
+@pytest.mark.parametrize("damage", [b"\x00\xff{", encode(recorded("a", 3, 99)), encode(recorded("a", 3)).upper()])
+def test_damaged_bytes_are_put_right_in_place(damage: bytes, store: Store):
+    """What the chain proves is the copy's comes back where it was: position and chain stay, whatever stood there."""
+    before = everything(store)
+    lose_event(store, "b", 2)
+    change_event(store, "a", 3, state=damage)
+    dry = heal(store, _copy(*account_stream("a", LAST), *account_stream("b", LAST)), dry_run=True)
+    assert dry.plan is not None
+    assert dry.plan.select("account_id", "version", "why").rows() == [("a", 3, "damaged"), ("b", 2, "hole")]
+    found = heal(store, _copy(*account_stream("a", LAST), *account_stream("b", LAST)))
+    assert (found.verdict, found.restored, found.imported) == ("OK", 2, 0)
+    after = everything(store)
+    assert [row for row in before if row not in after] == [before[LAST + 1]]
+    assert balances(store, now=NOW).verdict == "COMPLETE"
+
+
+def test_damage_beside_what_is_lost_is_proved_with_it(store: Store):
+    """Lost events, then damaged ones: the copy's bytes prove one another by the chains that are there."""
+    digest = balances(store, now=NOW).certificate.digest
+    lose_event(store, "a", 2, 3)
+    lose_event(store, "b", 1)
+    for account_id, version in (("a", 4), ("a", LAST), ("b", 2)):
+        change_event(store, account_id, version, state=b"?")
+    found = heal(store, _copy(*account_stream("a", LAST), *account_stream("b", LAST)))
+    assert (found.verdict, found.restored, found.conflicts) == ("OK", 6, [])
+    assert balances(store, now=NOW).certificate.digest == digest
+
+
+def test_damage_that_nothing_proves_is_a_conflict(store: Store):
+    """With the chain damaged too, or the event before it lost in the copy as well, nothing is written."""
+    change_event(store, "a", 3, state=b"?", chain=b"?")
+    lose_event(store, "b", 2)
+    change_event(store, "b", 3, state=b"?")
+    before = everything(store)
+    found = heal(store, _copy(recorded("a", 3), recorded("b", 3), recorded("a", LAST + 1)))
+    assert (found.verdict, found.conflicts_count, found.restored, found.imported) == ("REFUSED", 2, 0, 0)
+    assert everything(store) == before
 
 
 class _Meanwhile:
