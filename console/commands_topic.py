@@ -75,6 +75,7 @@ def publish(
             replication=-1 if replication is None else replication,
             accept_retention=accept_retention,
             accept_topic=accept_topic,
+            waiting=lambda words: run.warn(words) if words else None,
         )
     return _answer(found)
 

@@ -20,7 +20,7 @@ from kafka.partitioner import murmur2
 
 from replay.topic.connection import Connection
 from replay.topic.metadata import Topic
-from schemas.errors import BrokerError, ConfigurationError
+from schemas.errors import BrokerError, BrokerRefused, ConfigurationError
 
 __all__ = ["Delivery", "Span", "partition_of"]
 
@@ -54,14 +54,18 @@ def partition_of(account_id: str, partitions: int) -> int:
 
 
 class Delivery:
-    """A producer for one topic; use it as a context."""
+    """What sends to one topic; use it as a context.
+
+    The producer is made when there is something to send, and anew after one that failed.
+    """
 
     def __init__(self, connection: Connection, topic: Topic) -> None:
         self._topic = topic.name
         self._partitions = len(topic.partitions)
         self._patience_seconds = connection.stall_timeout_seconds
         self._where = f"topic {topic.name!r} on {connection.bootstrap_servers}"
-        self._producer = self._made(connection)
+        self._connection = connection
+        self._producer: Any = None
 
     def _made(self, connection: Connection) -> Any:
         options = connection.kafka_python()
@@ -93,27 +97,50 @@ class Delivery:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        # What is still under way after an error is void; where it cannot end in time, the error that came first counts.
-        with suppress(*([] if kind is None else [KafkaError])):
+        if kind is not None:
+            self._abandon()
+        elif self._producer is not None:
             self._producer.close(timeout=self._patience_seconds + GRACE_SECONDS)
+
+    def _abandon(self) -> None:
+        """End the producer with what it has under way, which is void."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        # Its `close` waits for what is under way, and where that fails it leaves the thread that sends.
+        producer._sender.force_close()  # noqa: SLF001 - there is no other way to it.
+        producer._sender.join(GRACE_SECONDS)  # noqa: SLF001 - as above.
+        # What came first counts, and was said.
+        with suppress(KafkaError):
+            producer.close(timeout=0)
 
     def deliver(self, account_ids: Sequence[str], states: Sequence[bytes]) -> dict[int, Span]:
         """Write events in this order, and return by partition where; BrokerError if one was not acknowledged."""
+        if self._producer is None:
+            self._producer = self._made(self._connection)
+        try:
+            with _uncollected():
+                return self._written(account_ids, states)
+        except BrokerError:
+            # A producer that failed may have lost its place in the order; all of it is sent again by a new one.
+            self._abandon()
+            raise
+
+    def _written(self, account_ids: Sequence[str], states: Sequence[bytes]) -> dict[int, Span]:
         topic, partitions, send = self._topic, self._partitions, self._producer.send
         spans: dict[int, Span] = {}
-        with _uncollected():
-            try:
-                sent = [
-                    send(topic, state, account_id.encode(), partition=partition_of(account_id, partitions))
-                    for account_id, state in zip(account_ids, states, strict=True)
-                ]
-            except KafkaError as error:
-                raise self._failed(error) from error
-            # Not `flush`, which fails where the client cuts in two what the broker finds too large.
-            for account_id, future in zip(account_ids, sent, strict=True):
-                written = future.value if future.succeeded() else self._awaited(future, account_id)
-                before = spans.get(written.partition)
-                spans[written.partition] = Span(before.first if before else written.offset, written.offset + 1)
+        try:
+            sent = [
+                send(topic, state, account_id.encode(), partition=partition_of(account_id, partitions))
+                for account_id, state in zip(account_ids, states, strict=True)
+            ]
+        except KafkaError as error:
+            raise self._failed(error) from error
+        # Not `flush`, which fails where the client cuts in two what the broker finds too large.
+        for account_id, future in zip(account_ids, sent, strict=True):
+            written = future.value if future.succeeded() else self._awaited(future, account_id)
+            before = spans.get(written.partition)
+            spans[written.partition] = Span(before.first if before else written.offset, written.offset + 1)
         return spans
 
     def _awaited(self, future: Any, account_id: str) -> Any:
@@ -124,16 +151,18 @@ class Delivery:
 
     def _failed(self, error: KafkaError, account_id: str | None = None) -> BrokerError:
         of_account = "" if account_id is None else f", account {account_id!r}"
+        kind: type[BrokerError] = BrokerRefused
         if isinstance(error, AuthorizationError):
             next_step = "see [kafka.security], and what this client may do"
         elif isinstance(error, MessageSizeTooLargeError):
             next_step = "raise max.message.bytes of the topic, then run it again"
         else:
-            next_step = "check that the brokers are up, then run it again: it goes on where it stopped"
+            kind, next_step = (
+                BrokerError,
+                "check that the brokers are up, then run it again: it goes on where it stopped",
+            )
         reason = str(error) or type(error).__name__
-        return BrokerError(
-            f"Kafka did not take every event: {reason}", where=self._where + of_account, next_step=next_step
-        )
+        return kind(f"Kafka did not take every event: {reason}", where=self._where + of_account, next_step=next_step)
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import polars as pl
@@ -34,8 +35,9 @@ from replay.engine import Progress
 from replay.gate import LAST_SCHEMA, Gate, Parked
 from replay.topic.client import Waiting
 from replay.topic.connection import Connection as KafkaConnection
+from replay.topic.metadata import Topic
 from schemas import PoisonEvent
-from schemas.errors import PositionMoved, RefusedError
+from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
 
 __all__ = ["Published", "Relay", "Sends", "publish"]
 
@@ -46,6 +48,9 @@ POLL_SECONDS = 0.2
 
 #: Seconds after which a follower with nothing new to send looks whether a parked account was repaired.
 RETRY_SECONDS = 5.0
+
+#: Seconds between two looks of a follower whether brokers that were away are back.
+BROKER_RETRY_SECONDS = 5.0
 
 #: Why an account is parked whose stream is whole but ends before its head.
 HEAD_MISMATCH = "head_mismatch"
@@ -94,24 +99,52 @@ def publish(
     """Bring a topic to the head of the store, making it first if there is none.
 
     With `follow` it goes on until `should_stop` says so, asking for new events every `poll_seconds`. With
-    `accept_topic` what is known of the topic is forgotten and every event is published again. `waiting` is told while
-    the brokers keep it waiting. RefusedError for a topic or a store that does not fit (see `claimed_topic`);
-    BrokerError where the brokers do not take the events in time; PositionMoved if another relay was faster.
+    `accept_topic` what is known of the topic is forgotten and every event is published again. `waiting` is told why the
+    brokers keep it waiting, and an empty text when it goes on. RefusedError for a topic or a store that does not fit
+    (see `claimed_topic`); PositionMoved if another relay was faster; BrokerError where the brokers do not take the
+    events in time: a follower that has begun goes on once they are back, unless they said no (BrokerRefused).
     """
-    topic = claimed_topic(
+    claimed = partial(
+        claimed_topic,
         store,
         connection,
         topic_name,
         partitions=partitions,
         replication=replication,
         accept_retention=accept_retention,
-        accept_topic=accept_topic,
         waiting=waiting,
     )
+    topic = claimed(accept_topic=accept_topic)
     with Delivery(connection, topic) as delivery:
         relay = Relay.at(store, topic_name, delivery, batch_events)
-        relay.run(follow=follow, should_stop=should_stop, progress=progress, poll_seconds=poll_seconds)
+        while True:
+            try:
+                relay.run(follow=follow, should_stop=should_stop, progress=progress, poll_seconds=poll_seconds)
+                break
+            except BrokerError as error:
+                if not follow or isinstance(error, BrokerRefused):
+                    raise
+                if waiting is not None:
+                    waiting(f"publishing waits at position {relay.position:,} of the store: {error.what}")
+                if not _is_back(claimed, should_stop):
+                    break
+                if waiting is not None:
+                    waiting("")
     return relay.published(topic.topic_id)
+
+
+def _is_back(claimed: Callable[[], Topic], should_stop: Callable[[], bool]) -> bool:
+    """Wait until the brokers answer for the topic again and it is as it was; False if told to stop before."""
+    while True:
+        again_at = time.monotonic() + BROKER_RETRY_SECONDS
+        while time.monotonic() < again_at:
+            if should_stop():
+                return False
+            time.sleep(POLL_SECONDS)
+        # It sends again only once all partitions answer, or each try would add to some of them. Why it waits was said.
+        with suppress(BrokerError):
+            claimed()
+            return True
 
 
 @dataclass

@@ -20,6 +20,7 @@
     ├── PointsOverflow                 5  a sum of an account is past int64
     ├── StoreError                     5  the database did not do what was asked
     └── BrokerError                    5  Kafka did not answer, or not as asked
+        └── BrokerRefused              5  Kafka said no: waiting does not help
 
 The number is the exit status that the command line gives for it. Every error says what happened, where
 (account, position, file and line) and what to do next; `str()` joins the three into one line.
@@ -35,6 +36,7 @@ __all__ = [
     "AccountLocked",
     "AccountNotEmpty",
     "BrokerError",
+    "BrokerRefused",
     "CommandRefused",
     "ConfigurationError",
     "ConflictingTransaction",
@@ -149,3 +151,7 @@ class StoreError(LedgerReplayError):
 
 class BrokerError(LedgerReplayError):
     """Kafka did not answer in time, or refused what was asked of it."""
+
+
+class BrokerRefused(BrokerError):
+    """Kafka said no to what was asked, and will say so again until somebody changes something."""

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import msgspec
 import pytest
 from kafka_broker import Broker
 from ledgers import append, change_event
+from relays import position, wait_for
 from samples import account_stream
 from topics import make_topic, read_records
 
-from ledger import Store, topics
+from ledger import Store
 
 pytestmark = pytest.mark.kafka
 
@@ -83,17 +83,33 @@ def test_a_follower_ends_with_its_answer_when_it_is_told_to(folder, kafka_server
         command(folder, kafka_server, topic_name, "--follow"), cwd=ROOT, stdout=subprocess.PIPE, env=os.environ
     )
     store = Store.at(folder)
-    deadline = time.monotonic() + 60
-    while True:
-        with store.snapshot() as connection:
-            known = topics.known(connection, topic_name)
-        if known is not None and known.position == 8:
-            break
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: position(store, topic_name) == 8, seconds=60)
+    assert process.poll() is None
     store.close()
     process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert msgspec.json.decode(out)["position"] == 8
+
+
+def test_a_follower_says_that_it_waits_for_a_broker(folder, own_kafka, topic_name):
+    """A follower whose broker is gone says so on stderr and goes on waiting, until it is told to end."""
+    (folder / "ledger-replay.toml").write_text("[kafka]\nstall_timeout_seconds = 2\n")
+    process = subprocess.Popen(
+        command(folder, own_kafka, topic_name, "--follow"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    store = Store.at(folder)
+    wait_for(lambda: position(store, topic_name) == 8)
+    own_kafka.kill()
+    append(store, *account_stream("c", 2))
+    store.close()
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("note: publishing waits at position 8 of the store: ")
+    process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     assert msgspec.json.decode(out)["position"] == 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from consumers.relay import Published, publish
 from ledger import Ledger, Store, topics
 from replay.topic.connection import Connection
 from replay.topic.metadata import describe
-from schemas.errors import BrokerError, PositionMoved
+from schemas.errors import BrokerError, BrokerRefused, PositionMoved
 
 pytestmark = pytest.mark.kafka
 
@@ -283,3 +284,64 @@ def test_a_broker_that_pauses_or_restarts_is_waited_for(store, own_kafka: OwnBro
         found = publish(store, kafka, topic_name, partitions=3, batch_events=500, progress=progress)
     assert (found.verdict, found.published) == ("COMPLETE", 3_000)
     assert written(own_kafka, topic_name) == stored(store)
+
+
+def test_a_follower_outlasts_a_broker_that_is_gone_for_longer_than_its_patience(store, own_kafka, topic_name):
+    """It says once that it waits, goes on by itself when the broker is back, and loses and reorders nothing."""
+    kafka = Connection(bootstrap_servers=own_kafka.bootstrap_servers, stall_timeout_seconds=2)
+    append(store, *account_stream("before", 3))
+    stop, said = threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            publish, store, kafka, topic_name, follow=True, should_stop=stop.is_set, waiting=said.append
+        )
+        try:
+            wait_for(lambda: position(store, topic_name) == 3)
+            own_kafka.kill()
+            append(store, *account_stream("meanwhile", 40))
+            wait_for(lambda: said)
+            time.sleep(2 * kafka.stall_timeout_seconds)
+            assert not running.done()
+            own_kafka.start()
+            wait_for(lambda: position(store, topic_name) == 43, seconds=60)
+            append(store, *account_stream("after", 5))
+            wait_for(lambda: position(store, topic_name) == 48)
+        finally:
+            stop.set()
+        found = running.result()
+    assert (found.verdict, found.published) == ("COMPLETE", 48)
+    waits, goes_on = said
+    assert re.search(r"waits at position 3 .*Kafka did not take", waits)
+    assert not goes_on
+    assert once(written(own_kafka, topic_name)) == stored(store)
+
+
+def test_a_follower_that_waits_for_a_broker_ends_when_it_is_told_to(store, own_kafka, topic_name):
+    """While the broker is gone it ends with what it had reached, and the next run does the rest."""
+    kafka = Connection(bootstrap_servers=own_kafka.bootstrap_servers, stall_timeout_seconds=2)
+    append(store, *account_stream("before", 3))
+    stop, said = threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(
+            publish, store, kafka, topic_name, follow=True, should_stop=stop.is_set, waiting=said.append
+        )
+        try:
+            wait_for(lambda: position(store, topic_name) == 3)
+            own_kafka.kill()
+            append(store, *account_stream("meanwhile", 4))
+            wait_for(lambda: said)
+        finally:
+            stop.set()
+        found = running.result(60)
+    assert (found.position, found.published) == (3, 3)
+    own_kafka.heal()
+    assert publish(store, kafka, topic_name).published == 4
+
+
+def test_a_follower_does_not_wait_for_what_waiting_does_not_mend(store, kafka, kafka_server, topic_name):
+    """An event that the broker does not take ends a follower, which would send its neighbours for ever."""
+    large = recorded("large", 2, metadata={"text": random.Random(1).randbytes(20_000).hex()})
+    append(store, opened("large"), large)
+    make_topic(kafka_server, topic_name, 1, max_message_bytes=4_000)
+    with pytest.raises(BrokerRefused, match="'large'"):
+        publish(store, kafka, topic_name, follow=True)
