@@ -132,7 +132,7 @@ class _TopicOptions(NamedTuple):
 
 
 def _take_from_topic(run: Run, options: _TopicOptions, mapping: Mapping) -> Answer:
-    from consumers.intake import TopicRows, dry_import, import_from_topic
+    from consumers.intake import TopicRows, dry_import, import_from_topic, topic_of_rows
     from ledger.importing.codecs import CODECS
 
     if options.codec not in CODECS:
@@ -146,6 +146,8 @@ def _take_from_topic(run: Run, options: _TopicOptions, mapping: Mapping) -> Answ
     name = f"rejects-{options.name}{'-dry-run' if options.dry_run else ''}.csv"
     rejects = options.rejects or run.reports / name
     imported = None
+    # Before there is a ledger to bring anything into: a wrong name must not leave an empty one.
+    topic_of_rows(rows.connection, rows.name)
     with (
         run.ledger_to_fill(dry_run=options.dry_run) as store,
         stopped_by_signals(stop, only_if=options.follow),
@@ -256,7 +258,7 @@ def import_events(
 def _import_from_topic(
     run: Run, file: str | None, source: str, topic: str | None, rejects: Path | None, *, dry_run: bool
 ) -> Answer:
-    from consumers.healing import heal_from_topic
+    from consumers.healing import heal_from_topic, topic_of_events
 
     if source != "topic":
         raise UsageError(f"events are not imported from {source!r}", next_step="give a FILE, or --from topic")
@@ -266,6 +268,8 @@ def _import_from_topic(
         raise UsageError("--rejects is for a FILE", next_step="what is not taken from a topic is in the answer")
     name = topic or run.settings.kafka.topic
     connection = run.kafka()
+    # Before there is a ledger to bring anything into: a wrong name must not leave an empty one.
+    topic_of_events(connection, name)
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("comparing", unit="records") as progress:
         found = heal_from_topic(store, connection, name, dry_run=dry_run, progress=progress, waiting=_waiting(run))
     return healed_answer(found, topic=name, dry_run=dry_run)

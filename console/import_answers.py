@@ -121,10 +121,6 @@ def taken_answer(run: Run, ended: Ended, *, rejects: Path, topic: str, timezone:
     notes = [
         *first_few(deleted, "deletions"),
         *([f"{count(more, 'more deletion')} like that, not listed"] if more else []),
-        *(
-            f"partition {at} began at offset {offset:,}: what was before is gone"
-            for at, offset in ended.began_at.items()
-        ),
         *(f"not read: partition {part.partition} at offset {part.offset:,}: {part.details}" for part in ended.unread),
         *([f"the rejected and deleted rows, with partition:offset and reason: {rejects}"] if named else []),
     ]

@@ -10,10 +10,11 @@ from ledger.store import Store
 from replay.engine import Progress
 from replay.topic.client import PartitionStopped, Waiting, open_reader
 from replay.topic.connection import Connection
-from replay.topic.metadata import Topic, describe
-from schemas.errors import RefusedError, UsageError
+from replay.topic.metadata import Topic
+from replay.topic.refusals import topic_named
+from schemas.errors import RefusedError
 
-__all__ = ["TopicCopy", "found_topic", "heal_from_topic"]
+__all__ = ["TopicCopy", "heal_from_topic", "topic_of_events"]
 
 
 class TopicCopy:
@@ -53,14 +54,9 @@ class TopicCopy:
                     yield Unread(partition, bounds.high, "end_lost", lost)
 
 
-def found_topic(connection: Connection, name: str) -> Topic:
+def topic_of_events(connection: Connection, name: str) -> Topic:
     """Return a topic as it is now; UsageError if there is none of that name, BrokerError if no broker answers."""
-    topic = describe(connection, name)
-    if topic is None:
-        raise UsageError(
-            f"there is no topic {name!r}", where=connection.bootstrap_servers, next_step="check its name with --topic"
-        )
-    return topic
+    return topic_named(connection, name, next_step="check the name given with --topic")
 
 
 def heal_from_topic(
@@ -82,7 +78,7 @@ def heal_from_topic(
         UsageError: there is no such topic.
         BrokerError: no broker answers.
     """
-    topic = found_topic(connection, name)
+    topic = topic_of_events(connection, name)
     with store.snapshot() as snapshot:
         known = topics.known(snapshot, name)
     if known is not None and known.topic_id != topic.topic_id:

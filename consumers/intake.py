@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from consumers.healing import found_topic
 from ledger import intakes
 from ledger.importing import Imported, import_transactions
 from ledger.importing.codecs import Message
@@ -19,26 +18,28 @@ from ledger.importing.rejects import Rejects, RejectsLog, place_of
 from ledger.intakes import Intake
 from ledger.store import Store
 from replay.engine import Progress
-from replay.topic.client import Chunk, PartitionStopped, Reader, Waiting, open_reader
+from replay.topic.client import QUIET_SECONDS, Chunk, PartitionStopped, Reader, Waiting, open_reader
 from replay.topic.connection import Connection
 from replay.topic.metadata import Topic
+from replay.topic.refusals import topic_named
 from schemas.errors import BrokerError, RefusedError
 
-__all__ = ["BATCH_RECORDS", "Ended", "TopicRows", "dry_import", "import_from_topic"]
+__all__ = ["BATCH_RECORDS", "Ended", "TopicRows", "dry_import", "import_from_topic", "topic_of_rows"]
 
 #: Records of one transaction: enough to work by columns, few enough that other writers need not wait long.
 BATCH_RECORDS = 20_000
 POLL_SECONDS = 0.5
 
-#: What a reader that goes on for ever waits out.
-_PASSING = {"unreachable", "stalled", "unreadable"}
+#: What a reader that goes on for ever waits out: a broker comes back, a transaction ends. Nothing else mends itself.
+_PASSING = {"unreachable", "stalled"}
 
 
 @dataclass
 class Ended:
     """Where an intake ended: the next offset by partition, and what it could not read.
 
-    `began_at` names the partitions that had lost their first records when they were read for the first time.
+    `began_at` names the partitions that had lost their first records when they were read for the first time; in
+    `unread` they are `deleted`.
     """
 
     taken: Taken
@@ -73,7 +74,7 @@ class TopicRows:
 
     def look(self) -> Topic:
         """Return the topic as it is now; RefusedError if it is not the one that was read, or records are missing."""
-        topic = found_topic(self.connection, self.name)
+        topic = topic_of_rows(self.connection, self.name)
         if self.before is not None:
             _check(topic, self.before)
         for partition, bounds in topic.partitions.items():
@@ -103,6 +104,15 @@ class TopicRows:
                     held = f"an open transaction holds back what comes from offset {bounds.stable:,} on"
                     self.unread.append(Unread(partition, bounds.stable, "stalled", held))
 
+    def ended(self, taken: Taken, *, is_told: bool = False) -> Ended:
+        """Return where reading ended; whoever `is_told` to stop has no news in what an open transaction still holds."""
+        deleted = [
+            Unread(at, offset, "deleted", f"the topic begins at offset {offset:,}: the records before it were deleted")
+            for at, offset in sorted(self.began_at.items())
+        ]
+        unread = [part for part in self.unread if not (is_told and part.reason == "stalled")]
+        return Ended(taken, self.offsets, [*deleted, *unread], self.began_at)
+
     def messages(self, chunk: Chunk, records_max: int) -> Iterator[list[Message]]:
         """Yield a chunk's records as a codec takes them, so many at a time, and go on behind what was yielded."""
         for start in range(0, len(chunk.offsets), records_max):
@@ -113,6 +123,11 @@ class TopicRows:
             yield [Message(*one) for one in zip(numbers, chunk.keys[part], chunk.values[part], strict=True)]
         # Behind the last record there may be others that are no records, such as the end of a transaction.
         self.offsets[chunk.partition] = chunk.next_offset
+
+
+def topic_of_rows(connection: Connection, name: str) -> Topic:
+    """Return the topic of that name; UsageError if there is none, BrokerError if no broker answers."""
+    return topic_named(connection, name, next_step="check the name given with --from-topic")
 
 
 def import_from_topic(
@@ -147,16 +162,15 @@ def import_from_topic(
     taking = RowImport(store, codec=rows.codec, mapping=mapping, now=now, rejects=RejectsLog(rejects))
     taking.read_store()
     writer = _Writer(taking, rows, topic, batch_records, progress)
+    notes = _Notes(rows.waiting)
     with open_reader(rows.connection, rows.name) as reader:
         while True:
             for chunk in rows.read(reader, topic):
                 writer.add(chunk)
             writer.write()
             if rows.should_stop() or not follow or any(part.reason not in _PASSING for part in rows.unread):
-                # Whoever follows and is told to stop has not reached an end, so what is still open there is no news.
-                is_stopped = follow and rows.should_stop()
-                unread = [part for part in rows.unread if not (is_stopped and part.reason == "stalled")]
-                return Ended(taking.taken, rows.offsets, unread, rows.began_at)
+                return rows.ended(taking.taken, is_told=follow and rows.should_stop())
+            notes.say(rows.ended(taking.taken).unread)
             time.sleep(poll_seconds)
             topic = _looked_again(rows, topic)
 
@@ -179,7 +193,32 @@ def dry_import(
     taken = source.taken
     taken.imported, taken.unchanged, taken.events = found.imported, found.unchanged, found.events
     taken.rejected = found.rejected - taken.deletions_count
-    return found, Ended(taken, rows.offsets, rows.unread, rows.began_at)
+    return found, rows.ended(taken)
+
+
+class _Notes:
+    """Says what a follower cannot read, once for as long as it stays so."""
+
+    def __init__(self, waiting: Waiting | None) -> None:
+        self._waiting = waiting
+        self._since: dict[str, float] = {}
+        self._said: set[str] = set()
+
+    def say(self, unread: list[Unread]) -> None:
+        """Say what is new after a round, and of open transactions only those that stay: most are short."""
+        if self._waiting is None:
+            return
+        now = time.monotonic()
+        texts = {
+            f"not read: partition {each.partition} at offset {each.offset:,}: {each.details}": each for each in unread
+        }
+        self._since = {text: self._since.get(text, now) for text in texts}
+        self._said &= texts.keys()
+        for text, part in texts.items():
+            is_due = part.reason != "stalled" or now - self._since[text] >= QUIET_SECONDS
+            if is_due and text not in self._said:
+                self._said.add(text)
+                self._waiting(text)
 
 
 class _Writer:
@@ -229,7 +268,7 @@ def _looked_again(rows: TopicRows, topic: Topic) -> Topic:
         return rows.look()
     except BrokerError as error:
         if rows.waiting is not None:
-            rows.waiting(f"no broker answers: {error.what}")
+            rows.waiting(f"the topic cannot be looked at: {error.what}")
         return topic
 
 

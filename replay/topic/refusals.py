@@ -19,7 +19,13 @@ REPLAY_ANYWAY = (
 )
 
 
-def topic_named(connection: Connection, name: str, known: KnownTopic | None = None) -> Topic:
+def topic_named(
+    connection: Connection,
+    name: str,
+    known: KnownTopic | None = None,
+    *,
+    next_step: str = "check its name, or make it with `publish`",
+) -> Topic:
     """Return the topic of that name; UsageError if there is none, RefusedError if there was one that is `known`."""
     topic = describe(connection, name)
     if topic is not None:
@@ -33,7 +39,7 @@ def topic_named(connection: Connection, name: str, known: KnownTopic | None = No
     raise UsageError(
         f"there is no topic {name!r}",
         where=connection.bootstrap_servers,
-        next_step="check its name, or make it with `publish`",
+        next_step=next_step,
     )
 
 

@@ -149,18 +149,20 @@ def test_a_topic_that_is_not_the_one_that_was_read_is_refused(store: Store, kafk
 
 
 def test_records_that_were_deleted_unread_are_refused(store: Store, kafka_server: Broker, topic_name: str):
-    """Records deleted before the first run are said; deleted between two runs they are REFUSED with how many."""
+    """Deleted before the first run they make it INCOMPLETE; between two runs they are REFUSED with how many."""
     make_topic(kafka_server, topic_name)
     send(kafka_server, topic_name, _records(_rows(20)))
     delete_records(kafka_server, topic_name, {0: 5})
     ended = _import(store, kafka_server, topic_name)
-    assert (_counts(ended), ended.began_at) == (("OK", 15, 0, 0), {0: 5})
+    assert (_counts(ended), ended.began_at) == (("INCOMPLETE", 15, 0, 0), {0: 5})
+    assert [(part.partition, part.offset, part.reason) for part in ended.unread] == [(0, 5, "deleted")]
+    assert _counts(_import(store, kafka_server, topic_name)) == ("OK", 0, 0, 0)
     send(kafka_server, topic_name, _records(_rows(20, after=20)))
     delete_records(kafka_server, topic_name, {0: 30})
     with pytest.raises(RefusedError, match="begins at offset 30, and was read up to 20") as refused:
         _import(store, kafka_server, topic_name)
     assert "get the 10 rows elsewhere" in refused.value.next_step
-    assert _counts(_import(store, kafka_server, topic_name, restart=True))[:2] == ("OK", 10)
+    assert _counts(_import(store, kafka_server, topic_name, restart=True))[:2] == ("INCOMPLETE", 10)
 
 
 def test_an_open_transaction_is_said_and_read_later(store: Store, kafka_server: Broker, topic_name: str):
@@ -274,3 +276,23 @@ def test_the_command_line(kafka_server: Broker, topic_name: str, tmp_path: Path,
     assert (again["verdict"], again["records"], again["rejects"]) == ("OK", 0, None)
     assert dry["profile"][0]["rows"] == 5
     assert "0:4" in Path(dry["rejects"]).read_text()
+
+
+@pytest.mark.parametrize("servers", ["kafka", "127.0.0.1:1"])
+def test_a_topic_that_is_not_there_leaves_no_ledger(
+    servers: str, kafka_server: Broker, topic_name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Without the topic, or its broker, neither import makes a ledger, and the next step names the right option."""
+    config = tmp_path / "settings.toml"
+    config.write_text("[kafka]\nstall_timeout_seconds = 1\n" if servers != "kafka" else "")
+    servers = kafka_server.bootstrap_servers if servers == "kafka" else servers
+    words = ["--data", str(tmp_path / "data"), "--config", str(config), "--bootstrap-servers", servers, "import"]
+    for more, option in (
+        (["transactions", "--from-topic", topic_name, "--codec", "json"], "--from-topic"),
+        (["events", "--from", "topic", "--topic", topic_name], "--topic"),
+    ):
+        status = main([*words, *more])
+        said = capsys.readouterr().err
+        assert (status, f"check the name given with {option}" in said) in ((2, True), (5, False))
+        assert (status == 5) == (servers == "127.0.0.1:1")
+        assert not (tmp_path / "data").exists()
