@@ -10,6 +10,7 @@ from kafka.errors import NoError, TopicAlreadyExistsError
 from ledger.topics import KnownTopic
 from replay.topic.connection import Connection
 from replay.topic.metadata import Topic, admin, describe
+from replay.topic.refusals import refuse_other_topic
 from schemas.errors import BrokerError, RefusedError
 
 __all__ = ["PARTITIONS", "SETTINGS", "check_known", "check_topic", "create_topic"]
@@ -19,6 +20,8 @@ PARTITIONS = 6
 
 #: The broker's own default.
 REPLICATION_OF_BROKER = -1
+
+ACCEPT = "`publish --accept-topic` takes it as it is now and publishes every event again, or publish to a new topic"
 
 #: What makes a topic keep everything for ever.
 SETTINGS = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
@@ -84,27 +87,12 @@ def check_known(topic: Topic, known: KnownTopic | None) -> None:
     One to which this store never published must be empty: what is in it may be the events of another ledger, even
     where a replay has seen that it is whole.
     """
-    where = f"topic {topic.name!r}"
     is_strange = known is None or known.own is None
     if is_strange and any(bounds.high for bounds in topic.partitions.values()):
         raise RefusedError(
             "the topic has records, and this store knows nothing of it: it never published to it",
-            where=where,
+            where=f"topic {topic.name!r}",
             next_step="choose another --topic; if they are this ledger's, `publish --accept-topic` adds its events "
             "again, and replay drops the repeats",
         )
-    if known is None:
-        return
-    again = "`publish --accept-topic` takes it as it is now and publishes every event again"
-    difference = known.difference(topic.topic_id, len(topic.partitions))
-    if difference is not None:
-        raise RefusedError(difference, where=where, next_step=again)
-    for partition, offset in sorted(known.offsets.items()):
-        end = topic.partitions[partition].high
-        if end < offset:
-            raise RefusedError(
-                f"the topic has lost its last records: partition {partition} ends at offset {end:,}, known are "
-                f"{offset:,}",
-                where=where,
-                next_step=again,
-            )
+    refuse_other_topic(topic, known, next_step=ACCEPT)
