@@ -20,16 +20,21 @@ class ListCopy:
     where = "a list"
 
     def __init__(
-        self, partitions: Sequence[Sequence[bytes | None]], *, size: int = 7, unread: Iterable[Unread] = ()
+        self,
+        partitions: Sequence[Sequence[bytes | None]],
+        *,
+        size: int = 7,
+        unread: Iterable[Unread] = (),
+        key: bytes = b"key",
     ) -> None:
-        self._partitions, self._size, self._unread = partitions, size, list(unread)
+        self._partitions, self._size, self._unread, self._key = partitions, size, list(unread), key
 
     def records(self) -> Iterator[Records | Unread]:
         """Yield all of it."""
         for partition, values in enumerate(self._partitions):
             for start in range(0, len(values), self._size):
                 part = list(values[start : start + self._size])
-                yield Records(partition, list(range(start, start + len(part))), [b"key"] * len(part), part)
+                yield Records(partition, list(range(start, start + len(part))), [self._key] * len(part), part)
         yield from self._unread
 
 

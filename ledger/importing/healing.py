@@ -16,19 +16,23 @@ import msgspec
 import polars as pl
 from sqlalchemy import Connection
 
+from ledger import bulk
 from ledger.ahead import read_ahead
+from ledger.importing.heads import LostHeads
 from ledger.importing.judge import EventKey, Judge, read_events
 from ledger.importing.lost import Lost, Refusal, contrary, lines_of, stored_events
 from ledger.importing.result import Progress
 from ledger.importing.staging import Spill, folder_for_staging
 from ledger.store import GENESIS, Store
+from ledger.tables import HEADS
 
 __all__ = ["LISTED_MAX", "PLAN_SCHEMA", "Copy", "Healed", "Record", "Records", "Unread", "heal"]
 
 #: How many of each kind of finding are listed; all are counted.
 LISTED_MAX = 1_000
 
-#: An event that comes back: what it is, where the copy has it, and why: `hole`, `tail`, `account`, `damaged` or `new`.
+#: An event that comes back: what it is, where the copy has it, and why: `hole`, `tail`, `account`, `damaged` or `new`;
+#: with `head` it is there, and the head of its account comes back.
 PLAN_SCHEMA = pl.Schema(
     {
         "account_id": pl.String(),
@@ -88,20 +92,23 @@ class Copy(Protocol):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One record of the copy that is not taken, and why; null where it does not say whose event it is."""
+    """One record of the copy that is not taken, and why; null where it does not say whose event it is.
+
+    An account whose lost head is not proved is named by its last version; it has no partition and no offset.
+    """
 
     account_id: str | None
     version: int | None
-    partition: int
-    offset: int
+    partition: int | None
+    offset: int | None
     reason: str
 
 
 class Healed(msgspec.Struct, kw_only=True):
     """What came back, or in a dry run would.
 
-    `restored` events were lost or damaged, `imported` ones the store has not had; `unchanged` records say what it has.
-    REFUSED with `conflicts` (then nothing was written), INCOMPLETE where some record or partition could not be read
+    `restored` events, or heads, were lost or damaged, `imported` ones the store has not had; `unchanged` records say
+    what it has. REFUSED with `conflicts` (then nothing was written), INCOMPLETE where some record or partition could not be read
     (`poison`, `unread`) or nothing proves it (`unproved`), else OK. Lists are cut at `LISTED_MAX`. `plan` has the
     events (`PLAN_SCHEMA`) in a dry run, else None.
     """
@@ -136,17 +143,18 @@ def heal(store: Store, copy: Copy, *, dry_run: bool = False, progress: Progress 
 
     An event that an account's head is past is put back if the hash chain proves it, and so are the bytes of one that
     is damaged; one behind the head is appended if nothing is missing before it, so an empty store becomes the ledger
-    again. All of it goes in, or nothing.
+    again. A lost head is put back if the copy has just the events that are stored. All of it goes in, or nothing.
     Memory is bounded by groups of accounts; what is lost waits on disk.
     """
     with folder_for_staging() as folder:
         lost = Spill(folder, "lost")
         with store.snapshot() as connection:
-            read = _compared(connection, copy, lost, progress)
-            judged = _judged(store, connection, lost, read, with_plan=dry_run)
-        if not dry_run and not judged.conflicts_count and lost.rows:
+            heads = LostHeads(connection, folder)
+            read = _compared(connection, copy, lost, heads, progress)
+            judged = _judged(store, connection, lost, heads, read, with_plan=dry_run)
+        if not dry_run and not judged.conflicts_count and (judged.restored or judged.imported):
             with suppress(_Contradicted), store.appending() as connection:
-                judged = _judged(store, connection, lost, read, is_written=True)
+                judged = _judged(store, connection, lost, heads, read, is_written=True)
                 if judged.conflicts_count:
                     raise _Contradicted
     if judged.conflicts_count:
@@ -155,27 +163,31 @@ def heal(store: Store, copy: Copy, *, dry_run: bool = False, progress: Progress 
     return judged
 
 
-def _compared(connection: Connection, copy: Copy, lost: Spill, progress: Progress | None) -> Healed:
+def _compared(connection: Connection, copy: Copy, lost: Spill, heads: LostHeads, progress: Progress | None) -> Healed:
     """Compare every record with the store, and keep those that it has not in `lost`."""
     found = Healed()
     for part in read_ahead(copy.records()):
         if isinstance(part, Unread):
             found.unread.append(part)
+            # What is gone before a partition's first record says nothing of where a stream ends.
+            if part.reason != "deleted":
+                heads.cut()
             continue
         found.records += len(part.values)
-        records = _keyed(part, found)
+        records = _keyed(part, found, heads)
         stored = stored_events(connection, records.select(_EVENT_KEY)).select(*_EVENT_KEY, stored="state")
         both = records.join(stored, on=_EVENT_KEY, how="left", maintain_order="left")
         # Bytes that are the store's own need no other look: most of a copy is that.
         is_same = (both["state"] == both["stored"]).fill_null(False)
         found.unchanged += int(is_same.sum())
+        heads.add(both, is_same)
         _keep_others(connection, both.filter(~is_same), found, lost)
         if progress is not None:
             progress(found.records, None)
     return found
 
 
-def _keyed(part: Records, found: Healed) -> pl.DataFrame:
+def _keyed(part: Records, found: Healed, heads: LostHeads) -> pl.DataFrame:
     """Return the records (`_RECORD_SCHEMA`) that say whose events they are, and note the others."""
     try:
         keys = [_decode_key(value) for value in part.values]  # type: ignore[arg-type]  # None raises as bad bytes do.
@@ -190,6 +202,8 @@ def _keyed(part: Records, found: Healed) -> pl.DataFrame:
             except (TypeError, ValueError, RecursionError) as error:
                 account_id = None if name is None else name.decode("utf-8", "replace")
                 reason = _why_no_event(value, error)
+                if account_id is not None:
+                    heads.dispute(account_id)
                 _note(found, "poison", Record(account_id, None, part.partition, offset, reason))
     columns = {
         "partition": [part.partition] * len(keys),
@@ -244,6 +258,7 @@ def _judged(
     store: Store,
     connection: Connection,
     lost: Spill,
+    heads: LostHeads,
     read: Healed,
     *,
     with_plan: bool = False,
@@ -260,6 +275,7 @@ def _judged(
             plan = _judge_group(store, connection, rows, found, is_written=is_written)
             if with_plan:
                 plans.append(plan)
+    plans.append(_judge_heads(store, connection, heads, found, is_written=is_written))
     if with_plan:
         found.plan = pl.concat(plans).sort("account_id", "version")
     return found
@@ -299,6 +315,29 @@ def _judge_group(
     why += [(line.number, "new") for line in judge.appended]
     table = pl.DataFrame(why, schema={"position": pl.Int64(), "why": pl.String()}, orient="row")
     return once.join(table, on="position", how="inner").select(list(PLAN_SCHEMA))
+
+
+def _judge_heads(
+    store: Store, connection: Connection, heads: LostHeads, found: Healed, *, is_written: bool
+) -> pl.DataFrame:
+    """Judge the accounts that have lost their heads and return the plan for them."""
+    proved = []
+    for head in heads.judged(store, connection):
+        if head.reason:
+            reason = f"account {head.account_id!r} has lost its head, and nothing proves where it ends: {head.reason}"
+            _note(found, "unproved", Record(head.account_id, head.version, None, None, reason))
+        else:
+            proved.append(head)
+    found.restored += len(proved)
+    if is_written:
+        rows = [(head.account_id, head.version, head.link) for head in proved]
+        schema = {"account_id": pl.String(), "version": pl.Int64(), "chain": pl.Binary()}
+        bulk.upsert_rows(connection, HEADS, pl.DataFrame(rows, schema=schema, orient="row"))
+    plan = [
+        (head.account_id, head.version, head.event, head.transaction_id, head.partition, head.offset, "head")
+        for head in proved
+    ]
+    return pl.DataFrame(plan, schema=PLAN_SCHEMA, orient="row")
 
 
 def _with_heads(store: Store, connection: Connection, rows: pl.DataFrame, found: Healed) -> pl.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from copies import ListCopy, everything, stream_of
 from ledgers import NOW, append, change_event, lose_event, lose_head
 from samples import account_stream, opened, recorded
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from ledger import Ledger, Store
 from ledger.importing import healing
@@ -99,9 +99,68 @@ def test_nothing_is_appended_to_an_account_without_its_head(lost: list[int], sto
     before = everything(store)
     found = heal(store, _copy(*account_stream("a", LAST + 1)))
     assert (found.verdict, found.imported, found.restored) == ("INCOMPLETE", 0, 0)
-    assert found.unproved_count == len(lost) + 1
+    # The last one names the account itself.
+    assert found.unproved_count == len(lost) + 2
     assert "lost its head" in found.unproved[0].reason
     assert everything(store) == before
+
+
+@pytest.mark.parametrize("lost", [["a"], ["a", "b"]])
+@pytest.mark.parametrize("is_behind", [True, False])
+def test_a_lost_head_is_put_back(lost: list[str], is_behind: bool, store: Store):
+    """A head that is missing or behind stands again where the copy has just the stored events, with repeats or not."""
+    before = everything(store)
+    with store.writing() as connection:
+        some = HEADS.c.account_id.in_(lost)
+        connection.execute(
+            update(HEADS).where(some).values(version=2, chain=b"?") if is_behind else delete(HEADS).where(some)
+        )
+    copy = _copy(*account_stream("a", LAST), *account_stream("b", LAST), recorded("a", 2))
+    dry = heal(store, copy, dry_run=True)
+    assert dry.plan is not None
+    columns = ("account_id", "version", "event", "transaction_id", "offset", "why")
+    places = {"a": LAST - 1, "b": 2 * LAST - 1}
+    rows = [(name, LAST, "transaction.recorded", f"{name}-t{LAST}", places[name], "head") for name in lost]
+    assert dry.plan.select(columns).rows() == rows
+    found = heal(store, copy)
+    assert (found.verdict, found.restored, found.imported, found.unchanged) == ("OK", len(lost), 0, 2 * LAST + 1)
+    # PostgreSQL gives the heads in another order now.
+    assert set(everything(store)) == set(before)
+    assert heal(store, copy).restored == 0
+
+
+@pytest.mark.parametrize(
+    ("copied", "why"),
+    [
+        ([*account_stream("a", LAST - 1)], "only 4 of its events"),
+        ([*account_stream("a", LAST), b"{"], "other records"),
+        ([*account_stream("a", LAST), recorded("a", LAST + 1)], "other records"),
+        ([], "none of its events"),
+    ],
+)
+def test_a_head_that_nothing_proves_is_named(copied: list[Event | bytes], why: str, store: Store):
+    """Where the copy has less or more of an account without a head, the account is named, and others come back."""
+    lose_head(store, "a")
+    lose_event(store, "b", 2)
+    copy = ListCopy([[event if isinstance(event, bytes) else encode(event) for event in copied]], key=b"a")
+    found = heal(store, copy)
+    assert (found.verdict, found.restored) == ("INCOMPLETE", 0)
+    last = found.unproved[-1]
+    assert (last.account_id, last.version, last.partition) == ("a", LAST, None)
+    assert why in last.reason
+    assert heal(store, _copy(recorded("b", 2))).restored == 1
+
+
+def test_a_head_is_not_proved_by_a_copy_that_was_cut(store: Store):
+    """What could not be read may go on after the last event, and a chain that is broken proves nothing either."""
+    lose_head(store, "a", "b")
+    change_event(store, "b", 3, chain=b"?")
+    stream = [*account_stream("a", LAST), *account_stream("b", LAST)]
+    cut = heal(store, _copy(*stream, unread=[Unread(0, 9, "corrupt", "a bad checksum")]))
+    assert {one.account_id: "to its end" in one.reason for one in cut.unproved} == {"a": True, "b": True}
+    whole = heal(store, _copy(*stream, unread=[Unread(1, 9, "deleted", "gone before")]))
+    assert (whole.restored, whole.unproved_count, whole.verdict) == (1, 1, "INCOMPLETE")
+    assert "through its version 3" in whole.unproved[0].reason
 
 
 def test_two_contents_of_a_new_version_are_a_conflict(store: Store):
