@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sqlalchemy import func, select
+
 from ledger import topics
 from ledger.importing.healing import Healed, Records, Unread, heal
 from ledger.store import Store
+from ledger.tables import EVENTS
 from replay.engine import Progress
 from replay.topic.client import PartitionStopped, Waiting, open_reader
 from replay.topic.connection import Connection
@@ -73,6 +76,8 @@ def heal_from_topic(
     A topic whose first records are deleted can still heal, but what it vouches for is not whole, so the result is
     INCOMPLETE. The number of its partitions does not matter, since events are judged by account and version.
 
+    A store that was empty has nothing but what the topic has then; that is noted as published, and `publish` goes on.
+
     Raises:
         RefusedError: a topic of that name is known, and this one was made after it.
         UsageError: there is no such topic.
@@ -80,7 +85,7 @@ def heal_from_topic(
     """
     topic = topic_of_events(connection, name)
     with store.snapshot() as snapshot:
-        known = topics.known(snapshot, name)
+        known, is_empty = topics.known(snapshot, name), store.head(snapshot) == 0
     if known is not None and known.topic_id != topic.topic_id:
         raise RefusedError(
             f"the topic was made again: its id is {topic.topic_id}, known is {known.topic_id}",
@@ -90,4 +95,21 @@ def heal_from_topic(
     copy = TopicCopy(connection, topic, vouched=known.offsets if known else None, waiting=waiting)
     total = topic.events
     counted = None if progress is None else (lambda done, _: progress(done, total))
-    return heal(store, copy, dry_run=dry_run, progress=counted)
+    found = heal(store, copy, dry_run=dry_run, progress=counted)
+    if is_empty and not dry_run and found.verdict == "OK":
+        _note_published(store, topic, found)
+    return found
+
+
+def _note_published(store: Store, topic: Topic, found: Healed) -> None:
+    """Note that a topic has every event of a store, unless others have appended or published meanwhile."""
+    own = {partition: bounds.high for partition, bounds in topic.partitions.items()}
+    with store.appending() as connection:
+        known = topics.known(connection, topic.name)
+        is_as_before = known is None or (
+            known.position == 0 and known.difference(topic.topic_id, len(topic.partitions)) is None
+        )
+        head, events = store.head(connection), connection.execute(select(func.count()).select_from(EVENTS)).scalar_one()
+        if head and is_as_before and events == found.restored + found.imported:
+            topics.claim(connection, topic.name, topic.topic_id, len(own), own)
+            topics.advance(connection, topic.name, after=0, until=head, offsets=own)

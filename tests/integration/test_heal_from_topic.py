@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,15 @@ from imports import bring
 from kafka_broker import Broker, OwnBroker
 from ledgers import NOW, lose_event, write_history
 from sqlalchemy import delete
-from topics import delete_records, delete_topic, ledger_topic, make_topic, send, send_transaction
+from topics import delete_records, delete_topic, ledger_topic, make_topic, read_records, send, send_transaction
 
 from console.generate import generate
 from console.main import main
+from consumers import healing
 from consumers.healing import heal_from_topic
 from consumers.relay import publish
-from ledger import Ledger, Store
-from ledger.importing import Healed
+from ledger import Ledger, Store, topics
+from ledger.importing import Healed, heal
 from ledger.tables import EVENTS, HEADS
 from replay import balances
 from replay.topic.connection import Connection
@@ -95,19 +96,75 @@ def test_many_events_come_back(client: str, kafka_server: Broker, topic_name: st
     other.close()
 
 
+def _on_topic(broker: Broker, name: str) -> list[bytes]:
+    return [record.value for record in read_records(broker, name)]
+
+
 def test_a_lost_database_is_back_and_goes_on(store: Store, kafka_server: Broker, topic_name: str, tmp_path: Path):
-    """A new store beside the topic is the same ledger after the healing, and can be published from again."""
+    """A new store beside the topic is the same ledger after the healing, and publishing goes on where that ends."""
     publish(store, _connection(kafka_server), topic_name, partitions=3)
     publish(store, _connection(kafka_server), topic_name, partitions=3)
+    before = _on_topic(kafka_server, topic_name)
     other = Store.at(tmp_path / "other")
+    assert _heal(other, kafka_server, topic_name, dry_run=True).imported == ACCOUNTS * LAST + 1
+    assert _known(other, topic_name) is None
     assert _heal(other, kafka_server, topic_name).imported == ACCOUNTS * LAST + 1
     assert _digest(other) == _digest(store)
+    again = publish(other, _connection(kafka_server), topic_name)
+    assert (again.verdict, again.published) == ("COMPLETE", 0)
+    assert _on_topic(kafka_server, topic_name) == before
     Ledger(other, clock=lambda: NOW).credit("acc-2", "later", 5)
-    publish(other, _connection(kafka_server), topic_name, accept_topic=True)
-    # What was published again are repeats, and what the other store appended is new to the first one.
+    assert publish(other, _connection(kafka_server), topic_name).published == 1
+    assert len(_on_topic(kafka_server, topic_name)) == len(before) + 1
+    # What the other store appended is new to the first one.
     found = _heal(store, kafka_server, topic_name)
     assert (found.verdict, found.imported, found.restored) == ("OK", 1, 0)
     assert _digest(store) == _digest(other)
+    other.close()
+
+
+def _known(store: Store, name: str) -> topics.KnownTopic | None:
+    with store.snapshot() as connection:
+        return topics.known(connection, name)
+
+
+def test_a_store_that_others_append_to_is_not_taken_for_published(
+    store: Store, kafka_server: Broker, topic_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An event that somebody appends while a store is healed, before or after, is not on the topic: none is noted."""
+    ledger_topic(kafka_server, topic_name, store, 2)
+    for is_early in (True, False):
+        other = Store.at(tmp_path / f"other-{is_early}")
+        monkeypatch.setattr(healing, "heal", _heal_beside(Ledger(other, clock=lambda: NOW), is_early=is_early))
+        found = _heal(other, kafka_server, topic_name)
+        assert (found.verdict, found.imported) == ("OK", ACCOUNTS * LAST + 1)
+        assert _known(other, topic_name) is None
+        other.close()
+
+
+def _heal_beside(theirs: Ledger, *, is_early: bool) -> Callable[..., Healed]:
+    """Return a healing before or after which somebody else appends."""
+
+    def healed(*words: Any, **options: Any) -> Healed:
+        if is_early:
+            theirs.open("mine")
+        found = heal(*words, **options)
+        if not is_early:
+            theirs.open("mine")
+        return found
+
+    return healed
+
+
+def test_a_topic_that_is_not_whole_is_not_noted_as_published(
+    store: Store, kafka_server: Broker, topic_name: str, tmp_path: Path
+):
+    """An empty store that is healed with a finding knows nothing of the topic, so `publish` asks."""
+    ledger_topic(kafka_server, topic_name, store)
+    send(kafka_server, topic_name, [(b"x", b"no event")])
+    other = Store.at(tmp_path / "other")
+    assert _heal(other, kafka_server, topic_name).verdict == "INCOMPLETE"
+    assert _known(other, topic_name) is None
     other.close()
 
 
