@@ -9,6 +9,7 @@ import typer
 
 from console.answer import Answer
 from console.run import NO_TABLE, Run, command
+from console.source import TopicName
 from console.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ def register(app: typer.Typer) -> None:
 def publish(
     run: Run,
     *,
-    topic: Annotated[
-        str | None,
-        typer.Option("--topic", metavar="NAME", help="The topic (default: [kafka] topic, or ledger-events)."),
-    ] = None,
+    topic: TopicName = None,
     follow: Annotated[bool, typer.Option("--follow", help="Go on for ever, until Ctrl-C.")] = False,
     partitions: Annotated[
         int, typer.Option("--partitions", min=1, metavar="N", help="Partitions, where the topic is made.")
@@ -67,7 +65,7 @@ def publish(
         found = relay(
             store,
             kafka,
-            topic or run.settings.kafka.topic,
+            run.topic(topic),
             follow=follow,
             should_stop=stop.is_set,
             progress=progress,

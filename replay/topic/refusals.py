@@ -53,13 +53,9 @@ def refuse_other_topic(topic: Topic, known: KnownTopic | None, *, next_step: str
 
 
 def _difference(topic: Topic, known: KnownTopic) -> str | None:
-    if topic.topic_id != known.topic_id:
-        return f"the topic was made again: its id is {topic.topic_id}, known is {known.topic_id}"
-    if len(topic.partitions) != known.partitions:
-        return (
-            f"the topic has {len(topic.partitions)} partitions, known are {known.partitions}: accounts have moved to "
-            "other partitions"
-        )
+    of_identity = known.difference(topic.topic_id, len(topic.partitions))
+    if of_identity is not None:
+        return of_identity
     for partition, offset in sorted(known.offsets.items()):
         high = topic.partitions[partition].high
         if high < offset:
