@@ -56,7 +56,7 @@ _FromUrl = Annotated[
 _Table = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The table there.")]
 _Query = Annotated[str | None, typer.Option("--query", metavar="SQL", help="A query there, instead of a table.")]
 _Map = Annotated[
-    Path | None, typer.Option("--map", metavar="FILE", help="TOML mapping (default: [import] of the configuration).")
+    Path | None, typer.Option("--map", metavar="FILE", help="TOML mapping (default: what the configuration says under import).")
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do, with a profile of the columns.")]
 _Rejects = Annotated[
