@@ -56,7 +56,8 @@ _FromUrl = Annotated[
 _Table = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The table there.")]
 _Query = Annotated[str | None, typer.Option("--query", metavar="SQL", help="A query there, instead of a table.")]
 _Map = Annotated[
-    Path | None, typer.Option("--map", metavar="FILE", help="TOML mapping (default: what the configuration says under import).")
+    Path | None,
+    typer.Option("--map", metavar="FILE", help="TOML mapping (default: what the configuration says under import)."),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do, with a profile of the columns.")]
 _Rejects = Annotated[
@@ -234,18 +235,22 @@ def import_events(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would do; with --from topic, as a plan by event.")
     ] = False,
+    skip_conflicts: Annotated[
+        bool,
+        typer.Option("--skip-conflicts", help="With --from topic: leave accounts in conflict out, take all others."),
+    ] = False,
     rejects: _Rejects = None,
 ) -> Answer:
     """Append events to the ledger as they were, from an export or from the topic; what is known changes nothing.
 
-    Lost events come back where the hash chain proves them. From the topic it is all or nothing: one record that
-    contradicts the ledger, and the answer is REFUSED.
+    Lost and damaged events come back where the hash chain proves them. From the topic it is all or nothing: one
+    conflict between it and the ledger, and the answer is REFUSED, unless --skip-conflicts leaves its account out.
     """
     from ledger.importing import import_events as bring
 
     if source is not None:
-        return _import_from_topic(run, file, source, topic, rejects, dry_run=dry_run)
-    if file is None or topic is not None:
+        return _import_from_topic(run, file, source, topic, rejects, dry_run=dry_run, skip_conflicts=skip_conflicts)
+    if file is None or topic is not None or skip_conflicts:
         raise UsageError("say what to import", next_step="give a FILE, or --from topic with or without --topic NAME")
     chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
@@ -256,7 +261,14 @@ def import_events(
 
 
 def _import_from_topic(
-    run: Run, file: str | None, source: str, topic: str | None, rejects: Path | None, *, dry_run: bool
+    run: Run,
+    file: str | None,
+    source: str,
+    topic: str | None,
+    rejects: Path | None,
+    *,
+    dry_run: bool,
+    skip_conflicts: bool,
 ) -> Answer:
     from consumers.healing import heal_from_topic, topic_of_events
 
@@ -271,7 +283,15 @@ def _import_from_topic(
     # Before there is a ledger to bring anything into: a wrong name must not leave an empty one.
     topic_of_events(connection, name)
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("comparing", unit="records") as progress:
-        found = heal_from_topic(store, connection, name, dry_run=dry_run, progress=progress, waiting=_waiting(run))
+        found = heal_from_topic(
+            store,
+            connection,
+            name,
+            dry_run=dry_run,
+            skip_conflicts=skip_conflicts,
+            progress=progress,
+            waiting=_waiting(run),
+        )
     return healed_answer(found, topic=name, dry_run=dry_run)
 
 

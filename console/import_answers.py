@@ -68,18 +68,20 @@ def healed_answer(found: Healed, *, topic: str, dry_run: bool) -> Answer:
     """Return the answer of an import of events from a topic; in a dry run its table is the plan."""
     would = "would be " if dry_run else ""
     if found.verdict == "REFUSED":
-        summary = [
-            f"REFUSED, nothing written: {count(found.conflicts_count, 'record')} of the topic contradict the ledger"
-        ]
+        summary = [f"REFUSED, nothing written: {count(found.conflicts_count, 'record')} in conflict with the ledger"]
     else:
         summary = [
             f"{count(found.restored, 'lost event')} {would}put back, {found.imported:,} {would}appended that the "
-            f"ledger never had, {count(found.unchanged, 'record')} unchanged"
+            f"ledger does not have, {count(found.unchanged, 'record')} unchanged"
         ]
+    skipped = sorted(found.conflicting) if found.skips_conflicts else []
     notes = [
-        *_records("contradicts the ledger", found.conflicts, found.conflicts_count),
+        *_records("conflicts", found.conflicts, found.conflicts_count),
+        *first_few([f"left out whole, since it has conflicts: {account_id}" for account_id in skipped], "accounts"),
+        *_refused(found),
         *_records("not taken, since nothing proves it", found.unproved, found.unproved_count),
-        *_records("no event", found.poison, found.poison_count),
+        *_headless(found),
+        *_records("not taken", found.poison, found.poison_count),
         *(f"not read: partition {part.partition} at offset {part.offset:,}: {part.details}" for part in found.unread),
     ]
     document = {
@@ -90,6 +92,7 @@ def healed_answer(found: Healed, *, topic: str, dry_run: bool) -> Answer:
         "records": found.records,
         "conflicts": found.conflicts,
         "conflicts_count": found.conflicts_count,
+        "skipped": skipped,
         "unproved": found.unproved,
         "unproved_count": found.unproved_count,
         "poison": found.poison,
@@ -155,14 +158,36 @@ def warn_of_input(run: Run, naive_times: int, ignored_columns: Sequence[str], ti
         run.warn(f"columns that mean nothing here: {', '.join(ignored_columns)}")
 
 
+def _refused(found: Healed) -> list[str]:
+    if found.verdict != "REFUSED":
+        return []
+    accounts = count(len(found.conflicting), "account")
+    return [f"next: see which side is right; --skip-conflicts leaves {accounts} out whole and takes all the others"]
+
+
+def _headless(found: Healed) -> list[str]:
+    if not any(record.partition is None for record in found.unproved):
+        return []
+    return [
+        "next: a new ledger (--data FOLDER, where there is none yet) takes all that the topic has of an account without "
+        "a head; or bring back a backup of the store"
+    ]
+
+
 def _records(what: str, listed: Sequence[Record], counted: int) -> list[str]:
     lines = [
-        f"{what}: partition {record.partition}, offset {record.offset:,} "
-        f"({record.account_id or 'no account'} version {record.version or 'unknown'}): {record.reason}"
+        f"{what}: {_place(record)}({record.account_id or 'no account'} version {record.version or 'unknown'}): "
+        f"{record.reason}"
         for record in listed
     ]
     more = counted - len(lines)
     return [*first_few(lines, "records"), *([f"{count(more, 'more record')} like that, not listed"] if more else [])]
+
+
+def _place(record: Record) -> str:
+    if record.partition is None or record.offset is None:
+        return ""
+    return f"partition {record.partition}, offset {record.offset:,} "
 
 
 def _profile(columns: list[ColumnProfile]) -> pl.DataFrame:

@@ -68,6 +68,7 @@ def heal_from_topic(
     name: str,
     *,
     dry_run: bool = False,
+    skip_conflicts: bool = False,
     progress: Progress | None = None,
     waiting: Waiting | None = None,
 ) -> Healed:
@@ -95,7 +96,7 @@ def heal_from_topic(
     copy = TopicCopy(connection, topic, vouched=known.offsets if known else None, waiting=waiting)
     total = topic.events
     counted = None if progress is None else (lambda done, _: progress(done, total))
-    found = heal(store, copy, dry_run=dry_run, progress=counted)
+    found = heal(store, copy, dry_run=dry_run, skip_conflicts=skip_conflicts, progress=counted)
     if is_empty and not dry_run and found.verdict == "OK":
         _note_published(store, topic, found)
     return found

@@ -9,7 +9,6 @@ group is judged once more: somebody may have appended since, and what contradict
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -108,9 +107,10 @@ class Healed(msgspec.Struct, kw_only=True):
     """What came back, or in a dry run would.
 
     `restored` events, or heads, were lost or damaged, `imported` ones the store has not had; `unchanged` records say
-    what it has. REFUSED with `conflicts` (then nothing was written), INCOMPLETE where some record or partition could not be read
-    (`poison`, `unread`) or nothing proves it (`unproved`), else OK. Lists are cut at `LISTED_MAX`. `plan` has the
-    events (`PLAN_SCHEMA`) in a dry run, else None.
+    what it has. REFUSED with `conflicts` (then nothing was written), unless `skips_conflicts`: then the `conflicting`
+    accounts were left out. INCOMPLETE with these, or where some record or partition could not be read (`poison`,
+    `unread`) or nothing proves it (`unproved`), else OK. Lists are cut at `LISTED_MAX`. `plan` has the events
+    (`PLAN_SCHEMA`) in a dry run, else None.
     """
 
     records: int = 0
@@ -119,6 +119,8 @@ class Healed(msgspec.Struct, kw_only=True):
     imported: int = 0
     conflicts: list[Record] = []
     conflicts_count: int = 0
+    conflicting: set[str] = set()
+    skips_conflicts: bool = False
     unproved: list[Record] = []
     unproved_count: int = 0
     poison: list[Record] = []
@@ -129,21 +131,29 @@ class Healed(msgspec.Struct, kw_only=True):
     @property
     def verdict(self) -> str:
         """REFUSED, INCOMPLETE or OK."""
-        if self.conflicts_count:
+        if self.conflicts_count and not self.skips_conflicts:
             return "REFUSED"
-        return "INCOMPLETE" if self.unproved_count or self.poison_count or self.unread else "OK"
+        is_left = self.conflicts_count or self.unproved_count or self.poison_count or self.unread
+        return "INCOMPLETE" if is_left else "OK"
 
 
 class _Contradicted(Exception):
     """What was judged to be right is not any more, since others have appended."""
 
+    def __init__(self, judged: Healed) -> None:
+        super().__init__()
+        self.judged = judged
 
-def heal(store: Store, copy: Copy, *, dry_run: bool = False, progress: Progress | None = None) -> Healed:
+
+def heal(
+    store: Store, copy: Copy, *, dry_run: bool = False, skip_conflicts: bool = False, progress: Progress | None = None
+) -> Healed:
     """Bring back from a copy the events that the store has lost, and append those that it never had.
 
     An event that an account's head is past is put back if the hash chain proves it, and so are the bytes of one that
     is damaged; one behind the head is appended if nothing is missing before it, so an empty store becomes the ledger
-    again. A lost head is put back if the copy has just the events that are stored. All of it goes in, or nothing.
+    again. A lost head is put back if the copy has just the events that are stored. All of it goes in, or nothing;
+    with `skip_conflicts` the accounts of a conflict are left out whole, and all of the others goes in, or nothing.
     Memory is bounded by groups of accounts; what is lost waits on disk.
     """
     with folder_for_staging() as folder:
@@ -151,16 +161,42 @@ def heal(store: Store, copy: Copy, *, dry_run: bool = False, progress: Progress 
         with store.snapshot() as connection:
             heads = LostHeads(connection, folder)
             read = _compared(connection, copy, lost, heads, progress)
+            read.skips_conflicts = skip_conflicts
             judged = _judged(store, connection, lost, heads, read, with_plan=dry_run)
-        if not dry_run and not judged.conflicts_count and (judged.restored or judged.imported):
-            with suppress(_Contradicted), store.appending() as connection:
-                judged = _judged(store, connection, lost, heads, read, is_written=True)
-                if judged.conflicts_count:
-                    raise _Contradicted
-    if judged.conflicts_count:
+            if skip_conflicts and judged.conflicts_count > read.conflicts_count:
+                read = _and_conflicts(read, judged)
+                judged = _judged(store, connection, lost, heads, read, with_plan=dry_run)
+        while not dry_run and judged.verdict != "REFUSED" and (judged.restored or judged.imported):
+            try:
+                judged = _written(store, lost, heads, read)
+            except _Contradicted as meanwhile:
+                judged = meanwhile.judged
+                read = _and_conflicts(read, judged)
+            else:
+                break
+    if judged.verdict == "REFUSED":
         judged.restored = judged.imported = 0
         judged.plan = pl.DataFrame(schema=PLAN_SCHEMA) if dry_run else None
     return judged
+
+
+def _written(store: Store, lost: Spill, heads: LostHeads, read: Healed) -> Healed:
+    """Bring everything back in one transaction, judged once more; _Contradicted if a conflict has come up since."""
+    with store.appending() as connection:
+        judged = _judged(store, connection, lost, heads, read, is_written=True)
+        if judged.conflicts_count > read.conflicts_count:
+            raise _Contradicted(judged)
+    return judged
+
+
+def _and_conflicts(read: Healed, judged: Healed) -> Healed:
+    """Return what was read with the conflicts that were found since, whose accounts are left out from now on."""
+    return msgspec.structs.replace(
+        read,
+        conflicts=judged.conflicts,
+        conflicts_count=judged.conflicts_count,
+        conflicting=judged.conflicting,
+    )
 
 
 def _compared(connection: Connection, copy: Copy, lost: Spill, heads: LostHeads, progress: Progress | None) -> Healed:
@@ -266,11 +302,17 @@ def _judged(
 ) -> Healed:
     """Judge what the store has not, group by group, and with `is_written` bring it back."""
     found = msgspec.structs.replace(
-        read, conflicts=list(read.conflicts), unproved=list(read.unproved), poison=list(read.poison)
+        read,
+        conflicts=list(read.conflicts),
+        conflicting=set(read.conflicting),
+        unproved=list(read.unproved),
+        poison=list(read.poison),
     )
     plans = [pl.DataFrame(schema=PLAN_SCHEMA)]
     for group in lost.groups():
         rows = lost.read(group)
+        if rows is not None and found.skips_conflicts:
+            rows = rows.filter(~pl.col("account_id").is_in(found.conflicting))
         if rows is not None:
             plan = _judge_group(store, connection, rows, found, is_written=is_written)
             if with_plan:
@@ -323,6 +365,8 @@ def _judge_heads(
     """Judge the accounts that have lost their heads and return the plan for them."""
     proved = []
     for head in heads.judged(store, connection):
+        if found.skips_conflicts and head.account_id in found.conflicting:
+            continue
         if head.reason:
             reason = f"account {head.account_id!r} has lost its head, and nothing proves where it ends: {head.reason}"
             _note(found, "unproved", Record(head.account_id, head.version, None, None, reason))
@@ -375,6 +419,8 @@ def _note_refusals(found: Healed, refused: list[Refusal], places: dict[int, tupl
 def _note(found: Healed, kind: str, record: Record) -> None:
     count = f"{kind}_count"
     setattr(found, count, getattr(found, count) + 1)
+    if kind == "conflicts" and record.account_id is not None:
+        found.conflicting.add(record.account_id)
     listed = getattr(found, kind)
     if len(listed) < LISTED_MAX:
         listed.append(record)

@@ -265,7 +265,7 @@ def test_the_command_line(
     shutil.rmtree(tmp_path / "empty", ignore_errors=True)
     words[1] = str(tmp_path / "empty")
     assert main(words) == 0
-    assert "41 appended that the ledger never had" in capfd.readouterr().out
+    assert "41 appended that the ledger does not have" in capfd.readouterr().out
     other = Store.at(tmp_path / "empty")
     assert _digest(other) == before
     with other.writing() as connection:
@@ -276,3 +276,9 @@ def test_the_command_line(
     assert main([*words, "--json"]) == 4
     refused = msgspec.json.decode(capfd.readouterr().out)
     assert (refused["verdict"], refused["conflicts_count"], refused["events"]) == ("REFUSED", LAST, 0)
+    assert main(words) == 4
+    assert "--skip-conflicts leaves 1 account out whole" in capfd.readouterr().out
+    assert main([*words, "--skip-conflicts", "--json"]) == 3
+    skipped = msgspec.json.decode(capfd.readouterr().out)
+    assert (skipped["verdict"], skipped["restored"], skipped["skipped"]) == ("INCOMPLETE", 1, ["acc-4"])
+    assert main(["--data", str(tmp_path / "empty"), "import", "events", "file.jsonl", "--skip-conflicts"]) == 2

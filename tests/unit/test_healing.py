@@ -173,6 +173,26 @@ def test_two_contents_of_a_new_version_are_a_conflict(store: Store):
     assert everything(store) == before
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_accounts_in_conflict_can_be_left_out_whole(dry_run: bool, store: Store):
+    """Asked to skip conflicts, nothing of their accounts comes back, and everything of the others that is proved."""
+    append(store, *account_stream("c", 3), *account_stream("d", 3))
+    for account_id in "abcd":
+        lose_event(store, account_id, 2)
+    before = everything(store)
+    contrary = [recorded("a", 4, 77), recorded("b", 2, 77), recorded("c", 4, 1), recorded("c", 4, 2)]
+    copy = _copy(*contrary, *(recorded(account_id, 2) for account_id in "acd"), recorded("d", 4))
+    assert heal(store, copy).verdict == "REFUSED"
+    assert everything(store) == before
+    found = heal(store, copy, skip_conflicts=True, dry_run=dry_run)
+    assert (found.verdict, found.restored, found.imported) == ("INCOMPLETE", 1, 1)
+    assert (found.conflicting, found.conflicts_count, len(found.conflicts)) == ({"a", "b", "c"}, 4, 4)
+    if found.plan is not None:
+        assert found.plan.select("account_id", "version", "why").rows() == [("d", 2, "hole"), ("d", 4, "new")]
+    after = [row for row in everything(store) if row not in before and row[1] != 2]
+    assert {row[0] if isinstance(row[0], str) else row[1] for row in after} == (set() if dry_run else {"d"})
+
+
 def test_findings_are_counted_past_what_is_listed(store: Store, monkeypatch: pytest.MonkeyPatch):
     """A wrong topic has as many conflicts as records: the first are listed, all are counted."""
     monkeypatch.setattr(healing, "LISTED_MAX", 2)
@@ -253,6 +273,16 @@ def test_who_appends_meanwhile_is_not_written_over(store: Store):
     assert (found.verdict, found.restored, found.imported) == ("REFUSED", 0, 0)
     assert "stored with other bytes" in found.conflicts[0].reason
     assert balances(store, now=NOW).verdict == "INCOMPLETE"
+
+
+def test_who_appends_meanwhile_is_left_out_when_conflicts_are_skipped(store: Store):
+    """An account that somebody appended something else to meanwhile is left out, and the others come back."""
+    lose_event(store, "b", 2)
+    copy = _copy(recorded("b", 2), recorded("a", LAST + 1))
+    ledger = Ledger(store, clock=lambda: NOW)
+    found = heal(store, _Meanwhile(copy, lambda: ledger.credit("a", "other", 5)), skip_conflicts=True)
+    assert (found.verdict, found.restored, found.imported, found.conflicting) == ("INCOMPLETE", 1, 0, {"a"})
+    assert balances(store, now=NOW).verdict == "COMPLETE"
 
 
 def test_a_lost_database_is_the_same_ledger_again(store: Store, tmp_path: Path):
