@@ -239,6 +239,10 @@ def import_events(
         bool,
         typer.Option("--skip-conflicts", help="With --from topic: leave accounts in conflict out, take all others."),
     ] = False,
+    accept_topic: Annotated[
+        bool,
+        typer.Option("--accept-topic", help="With --from topic: take one of which the ledger has no event at all."),
+    ] = False,
     rejects: _Rejects = None,
 ) -> Answer:
     """Append events to the ledger as they were, from an export or from the topic; what is known changes nothing.
@@ -249,8 +253,12 @@ def import_events(
     from ledger.importing import import_events as bring
 
     if source is not None:
-        return _import_from_topic(run, file, source, topic, rejects, dry_run=dry_run, skip_conflicts=skip_conflicts)
-    if file is None or topic is not None or skip_conflicts:
+        return _import_from_topic(
+            run, file, source, topic, rejects, dry_run=dry_run, skip_conflicts=skip_conflicts, accept_topic=accept_topic
+        )
+    if skip_conflicts or accept_topic:
+        raise UsageError("--skip-conflicts and --accept-topic belong to --from topic", next_step="leave them away")
+    if file is None or topic is not None:
         raise UsageError("say what to import", next_step="give a FILE, or --from topic with or without --topic NAME")
     chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
@@ -269,6 +277,7 @@ def _import_from_topic(
     *,
     dry_run: bool,
     skip_conflicts: bool,
+    accept_topic: bool,
 ) -> Answer:
     from consumers.healing import heal_from_topic, topic_of_events
 
@@ -289,6 +298,7 @@ def _import_from_topic(
             name,
             dry_run=dry_run,
             skip_conflicts=skip_conflicts,
+            accept_topic=accept_topic,
             progress=progress,
             waiting=_waiting(run),
         )

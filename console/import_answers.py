@@ -169,8 +169,8 @@ def _headless(found: Healed) -> list[str]:
     if not any(record.partition is None for record in found.unproved):
         return []
     return [
-        "next: a new ledger (--data FOLDER, where there is none yet) takes all that the topic has of an account without "
-        "a head; or bring back a backup of the store"
+        "next: a new ledger (--data FOLDER, where there is none yet) takes all that the topic has of an account "
+        "without a head; or bring back a backup of the store"
     ]
 
 

@@ -69,6 +69,7 @@ def heal_from_topic(
     *,
     dry_run: bool = False,
     skip_conflicts: bool = False,
+    accept_topic: bool = False,
     progress: Progress | None = None,
     waiting: Waiting | None = None,
 ) -> Healed:
@@ -80,7 +81,8 @@ def heal_from_topic(
     A store that was empty has nothing but what the topic has then; that is noted as published, and `publish` goes on.
 
     Raises:
-        RefusedError: a topic of that name is known, and this one was made after it.
+        RefusedError: a topic of that name is known, and this one was made after it; or none is known, and without
+            `accept_topic` nothing of this one is in a store that has events.
         UsageError: there is no such topic.
         BrokerError: no broker answers.
     """
@@ -96,7 +98,14 @@ def heal_from_topic(
     copy = TopicCopy(connection, topic, vouched=known.offsets if known else None, waiting=waiting)
     total = topic.events
     counted = None if progress is None else (lambda done, _: progress(done, total))
-    found = heal(store, copy, dry_run=dry_run, skip_conflicts=skip_conflicts, progress=counted)
+    found = heal(
+        store,
+        copy,
+        dry_run=dry_run,
+        skip_conflicts=skip_conflicts,
+        must_overlap=known is None and not accept_topic,
+        progress=counted,
+    )
     if is_empty and not dry_run and found.verdict == "OK":
         _note_published(store, topic, found)
     return found

@@ -24,6 +24,7 @@ from ledger.importing.result import Progress
 from ledger.importing.staging import Spill, folder_for_staging
 from ledger.store import GENESIS, Store
 from ledger.tables import HEADS
+from schemas.errors import RefusedError
 
 __all__ = ["LISTED_MAX", "PLAN_SCHEMA", "Copy", "Healed", "Record", "Records", "Unread", "heal"]
 
@@ -146,7 +147,13 @@ class _Contradicted(Exception):
 
 
 def heal(
-    store: Store, copy: Copy, *, dry_run: bool = False, skip_conflicts: bool = False, progress: Progress | None = None
+    store: Store,
+    copy: Copy,
+    *,
+    dry_run: bool = False,
+    skip_conflicts: bool = False,
+    must_overlap: bool = False,
+    progress: Progress | None = None,
 ) -> Healed:
     """Bring back from a copy the events that the store has lost, and append those that it never had.
 
@@ -155,6 +162,9 @@ def heal(
     again. A lost head is put back if the copy has just the events that are stored. All of it goes in, or nothing;
     with `skip_conflicts` the accounts of a conflict are left out whole, and all of the others goes in, or nothing.
     Memory is bounded by groups of accounts; what is lost waits on disk.
+
+    RefusedError with `must_overlap` where the store has events, and nothing of the copy is one of them or was, while
+    it has others to append: it may be of another ledger.
     """
     with folder_for_staging() as folder:
         lost = Spill(folder, "lost")
@@ -166,6 +176,8 @@ def heal(
             if skip_conflicts and judged.conflicts_count > read.conflicts_count:
                 read = _and_conflicts(read, judged)
                 judged = _judged(store, connection, lost, heads, read, with_plan=dry_run)
+            if must_overlap and store.head(connection):
+                _refuse_foreign(copy, read, judged)
         while not dry_run and judged.verdict != "REFUSED" and (judged.restored or judged.imported):
             try:
                 judged = _written(store, lost, heads, read)
@@ -178,6 +190,15 @@ def heal(
         judged.restored = judged.imported = 0
         judged.plan = pl.DataFrame(schema=PLAN_SCHEMA) if dry_run else None
     return judged
+
+
+def _refuse_foreign(copy: Copy, read: Healed, judged: Healed) -> None:
+    if judged.verdict != "REFUSED" and judged.imported and not (read.unchanged or judged.restored):
+        raise RefusedError(
+            f"not one of its {read.records:,} records is in this ledger: it may be another ledger's",
+            where=copy.where,
+            next_step="check --topic and --data; --accept-topic appends them all the same",
+        )
 
 
 def _written(store: Store, lost: Spill, heads: LostHeads, read: Healed) -> Healed:

@@ -12,7 +12,8 @@ import pytest
 from copies import everything
 from imports import bring
 from kafka_broker import Broker, OwnBroker
-from ledgers import NOW, lose_event, write_history
+from ledgers import NOW, append, lose_event, write_history
+from samples import account_stream
 from sqlalchemy import delete
 from topics import delete_records, delete_topic, ledger_topic, make_topic, read_records, send, send_transaction
 
@@ -237,6 +238,19 @@ def test_no_broker_is_said_in_time(store: Store, own_kafka: OwnBroker, topic_nam
     with pytest.raises(BrokerError):
         heal_from_topic(store, _connection(own_kafka, patience=2), topic_name)
     assert everything(store) == stored
+
+
+def test_a_topic_of_another_ledger_is_refused(store: Store, kafka_server: Broker, topic_name: str, tmp_path: Path):
+    """A topic that is not known here, and has nothing of what is here, is taken only when it is accepted."""
+    other = Store.at(tmp_path / "other")
+    append(other, *account_stream("elsewhere", 3))
+    ledger_topic(kafka_server, topic_name, store)
+    stored = everything(other)
+    with pytest.raises(RefusedError, match="may be another ledger's"):
+        _heal(other, kafka_server, topic_name)
+    assert everything(other) == stored
+    assert _heal(other, kafka_server, topic_name, accept_topic=True).imported == ACCOUNTS * LAST + 1
+    other.close()
 
 
 def test_the_command_line(

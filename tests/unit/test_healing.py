@@ -17,6 +17,7 @@ from ledger.importing.healing import Copy, Records, Unread, heal
 from ledger.tables import EVENTS, HEADS
 from replay import balances
 from schemas import Event, encode
+from schemas.errors import RefusedError
 
 LAST = 5
 
@@ -283,6 +284,23 @@ def test_who_appends_meanwhile_is_left_out_when_conflicts_are_skipped(store: Sto
     found = heal(store, _Meanwhile(copy, lambda: ledger.credit("a", "other", 5)), skip_conflicts=True)
     assert (found.verdict, found.restored, found.imported, found.conflicting) == ("INCOMPLETE", 1, 0, {"a"})
     assert balances(store, now=NOW).verdict == "COMPLETE"
+
+
+def test_a_copy_that_shares_nothing_is_refused(store: Store, tmp_path: Path):
+    """Events of accounts that the store has never heard of may be another ledger's; one shared event settles it."""
+    stranger = _copy(*account_stream("x", 3))
+    before = everything(store)
+    with pytest.raises(RefusedError, match="not one of its 3 records is in this ledger"):
+        heal(store, stranger, must_overlap=True)
+    assert everything(store) == before
+    shared = _copy(*account_stream("x", 3), recorded("a", 2))
+    assert heal(store, shared, must_overlap=True, dry_run=True).imported == 3
+    lose_event(store, "a", 2)
+    assert heal(store, shared, must_overlap=True).restored == 1
+    assert heal(store, _copy(*account_stream("y", 3))).imported == 3
+    empty = Store.at(tmp_path / "empty")
+    assert heal(empty, stranger, must_overlap=True).imported == 3
+    empty.close()
 
 
 def test_a_lost_database_is_the_same_ledger_again(store: Store, tmp_path: Path):
