@@ -36,15 +36,17 @@ class Answer:
     """One result.
 
     `fields` stand beside `verdict` in the JSON document, in this order (a frame as a list of rows, a time as
-    text); `table` stands there too, under `table_name`, unless that is None because `fields` say it better.
-    `summary` is what people read before the table, `notes` what they read after it, a line each. `texts` are
-    ready renderings by format name. `also` are further verdicts that hold.
+    text); `table` stands there too, under `table_name`, unless that is None because `fields` say it better. In words
+    `shown` stands for the table, where a shorter one says it. `summary` is what people read before the table, `notes`
+    what they read after it, a line each. `texts` are ready renderings by format name. `also` are further verdicts
+    that hold.
     """
 
     verdict: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     table: pl.DataFrame | None = None
     table_name: str | None = None
+    shown: pl.DataFrame | None = None
     summary: Sequence[str] = ()
     notes: Sequence[str] = ()
     texts: Mapping[str, str] = field(default_factory=dict)

@@ -233,7 +233,7 @@ def import_events(
         typer.Option("--topic", metavar="NAME", help="The topic (default: that of the TOML file, else ledger-events)."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what it would do; with --from topic, as a plan by event.")
+        bool, typer.Option("--dry-run", help="Only say what it would do; with --from topic, as a plan.")
     ] = False,
     skip_conflicts: Annotated[
         bool,

@@ -102,7 +102,13 @@ def healed_answer(found: Healed, *, topic: str, dry_run: bool) -> Answer:
         "dry_run": dry_run,
     }
     return Answer(
-        verdict=found.verdict, fields=document, table=found.plan, table_name="plan", summary=summary, notes=notes
+        verdict=found.verdict,
+        fields=document,
+        table=found.plan,
+        table_name="plan",
+        shown=None if found.plan is None else _by_account(found.plan),
+        summary=summary,
+        notes=notes,
     )
 
 
@@ -182,6 +188,22 @@ def _records(what: str, listed: Sequence[Record], counted: int) -> list[str]:
     ]
     more = counted - len(lines)
     return [*first_few(lines, "records"), *([f"{count(more, 'more record')} like that, not listed"] if more else [])]
+
+
+def _by_account(plan: pl.DataFrame) -> pl.DataFrame:
+    """Return a plan with a row for each account, since one that is lost whole would fill every screen by itself."""
+    import polars as pl
+
+    return (
+        plan.group_by("account_id")
+        .agg(
+            first_version=pl.col("version").min(),
+            last_version=pl.col("version").max(),
+            events=pl.len(),
+            why=pl.col("why").unique().sort().str.join(", "),
+        )
+        .sort("account_id")
+    )
 
 
 def _place(record: Record) -> str:

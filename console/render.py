@@ -102,8 +102,9 @@ def document(answer: Answer) -> bytes:
 def text(answer: Answer, *, is_terminal: bool = False, rows_max: int = ROWS_SHOWN_MAX) -> str:
     """Return an answer in words: summary, the first rows of the table, and notes."""
     blocks = ["\n".join(answer.summary)] if answer.summary else []
-    if answer.table is not None and answer.table.height:
-        blocks.append(_table(answer.table, is_terminal=is_terminal, rows_max=rows_max))
+    table = answer.table if answer.shown is None else answer.shown
+    if table is not None and table.height:
+        blocks.append(_table(table, is_terminal=is_terminal, rows_max=rows_max))
     if answer.notes:
         blocks.append("\n".join(answer.notes))
     return "\n\n".join(blocks) + "\n" if blocks else ""
