@@ -103,7 +103,7 @@ def heal_from_topic(
         copy,
         dry_run=dry_run,
         skip_conflicts=skip_conflicts,
-        must_overlap=known is None and not accept_topic,
+        must_overlap=known is None and not is_empty and not accept_topic,
         progress=counted,
     )
     if is_empty and not dry_run and found.verdict == "OK":
