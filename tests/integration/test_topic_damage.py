@@ -218,6 +218,6 @@ def test_a_broker_that_cuts_off_what_is_damaged(own_kafka: OwnBroker, topic_name
     own_kafka.kill()
     flip(Place(file, at + HEADER_BYTES + 5, 3, "records", base_offset))
     own_kafka.start()
-    with pytest.raises(RefusedError, match=f"partition 0 ends at offset {base_offset}, but held everything"):
+    with pytest.raises(RefusedError, match=f"partition 0 ends at offset {base_offset}, known are"):
         rebuild_from_topic(store, connection, topic_name)
     assert len(generations(store)) == 1
