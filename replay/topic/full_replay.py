@@ -187,7 +187,8 @@ class _Merged:
             # Where a partition is unread or cut off, what is missing may be there.
             for found in _unlike(self.gate.last, published.ends, is_whole=not (unread or is_cut)):
                 self._parked.setdefault(found.account_id, found)
-        resumed = {each.partition: each.resumed_from for each in self._outcomes.values() if each.resumed_from}
+        outcomes = sorted(self._outcomes.items())
+        resumed = {partition: each.resumed_from for partition, each in outcomes if each.resumed_from}
         return concluded(
             self._states,
             self.gate,
