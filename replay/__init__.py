@@ -13,7 +13,8 @@ from replay.full_replay import Replay, replayed
 from replay.gate import Gate, Parked
 from replay.graph import Graph, graph
 from replay.rebuild import Rebuild, generations, promote_generation, rebuild
-from replay.source import Batch, Source, StoreSource
+from replay.source import Batch, Source
+from replay.store_source import StoreSource
 from replay.verify import Settled, Verification, settle_stale, verify
 
 __all__ = [

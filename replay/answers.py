@@ -13,7 +13,7 @@ from projections import BALANCES, Projection
 from replay.certificate import Certificate
 from replay.engine import Progress
 from replay.full_replay import Replay, replayed
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from schemas.columns import DETAIL_COLUMNS, EVENT_SCHEMA
 from schemas.errors import PointsOverflow, UsageError
 

@@ -21,7 +21,7 @@ from replay.engine import Progress
 from replay.explain import Cause, explain_accounts, first_event_ids
 from replay.full_replay import Replay, replayed
 from replay.generation import stored_rows
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from schemas import format_time
 from schemas.errors import UsageError
 

@@ -22,7 +22,7 @@ from ledger import bulk
 from ledger.tables import EVENTS
 from projections import BALANCES
 from replay.gate import Gate
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from schemas.columns import RAW_SCHEMA
 
 __all__ = ["Cause", "explain_accounts", "first_event_ids"]

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 import msgspec
 import polars as pl
 
-from ledger.store import GENESIS, chain, chains
 from schemas import PoisonEvent
+from schemas.chain import GENESIS, chains
 
 __all__ = ["LAST_SCHEMA", "Gate", "Parked"]
 
@@ -170,7 +171,9 @@ class Gate:
         keys = admitted.select("account_id", "chain_last").iter_rows()
         # One after the other, since each needs the one before it.
         for (account_id, last), state in zip(keys, states, strict=True):
-            link = chain(link if account_id == of else last or GENESIS, state)
+            before = link if account_id == of else last or GENESIS
+            # `chain`, inlined: a call each would cost half as much again.
+            link = blake2b(before + state, digest_size=32).digest()
             of = account_id
             made.append(link)
         return admitted.with_columns(chain=pl.Series(made, dtype=pl.Binary()))

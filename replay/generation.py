@@ -17,7 +17,8 @@ from projections import ACCOUNT_STATUS, BALANCES, account_rows
 from replay.engine import Progress, run
 from replay.full_replay import overflows
 from replay.gate import Gate, Parked
-from replay.source import Batch, StoreSource
+from replay.source import Batch
+from replay.store_source import StoreSource
 from schemas import PoisonEvent, decode_batch
 from schemas.columns import RAW_SCHEMA
 

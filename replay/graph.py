@@ -12,7 +12,7 @@ from projections import RELATIONS, TRANSACTIONS
 from replay.certificate import INCOMPLETE, Certificate
 from replay.engine import Progress
 from replay.full_replay import replayed
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from schemas.errors import UsageError
 
 __all__ = ["Graph", "graph"]

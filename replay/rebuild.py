@@ -25,7 +25,7 @@ from replay.digest import digest
 from replay.engine import Progress
 from replay.full_replay import CORE, Replay, replayed
 from replay.generation import bring_forward, bring_level, off_head, stored_rows
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from schemas import format_time
 from schemas.errors import RefusedError, StoreError
 

@@ -31,7 +31,7 @@ from replay.certificate import Certificate
 from replay.engine import Progress
 from replay.full_replay import Replay, replayed
 from replay.gate import Parked
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from schemas.errors import LedgerReplayError, UsageError
 
 __all__ = ["Settled", "Verification", "settle_stale", "verify"]

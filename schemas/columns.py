@@ -17,7 +17,7 @@ import polars as pl
 from schemas.codec import decode
 from schemas.events import EVENT_TYPES, ID_LENGTH_MAX, SCHEMA_VERSION, Event, PoisonEvent, TransactionEvent
 
-__all__ = ["DETAIL_COLUMNS", "EVENT_SCHEMA", "RAW_SCHEMA", "Decoded", "decode_batch", "event_rows"]
+__all__ = ["DETAIL_COLUMNS", "EVENT_SCHEMA", "RAW_SCHEMA", "Decoded", "decode_batch", "event_rows", "wire_time"]
 
 UTC_MICROSECONDS = pl.Datetime("us", "UTC")
 
@@ -67,6 +67,9 @@ EVENT_SCHEMA = pl.Schema(
 
 _TIMES = ("effective_at", "recorded_at")
 WIRE_TIME_BYTES = len("2024-01-01T00:00:00.000000Z")
+_WIRE_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9]\.[0-9]{6}Z$"
+_YEAR_ZERO = "0000"
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%6fZ"
 _STATUSES = ["pending", "frozen", "completed", "cancelled", "failed"]
 _TRANSACTION_TAGS = [tag for tag, cls in EVENT_TYPES.items() if issubclass(cls, TransactionEvent)]
 _TRANSACTION_FIELDS = frozenset(TransactionEvent.__struct_fields__) - frozenset(Event.__struct_fields__)
@@ -125,6 +128,18 @@ def event_rows(events: list[Event]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")
 
 
+def wire_time(name: str) -> pl.Expr:
+    """Return a column of times for one of their text, null where that is not the one form of the wire.
+
+    By itself polars takes blanks and signs for digits of a year, knows a year 0 and a second 60, and cuts what is
+    smaller than a microsecond, where the strict decoder refuses and rounds.
+    """
+    text = pl.col(name)
+    is_wire = text.str.contains(_WIRE_TIME) & ~text.str.starts_with(_YEAR_ZERO)
+    moment = pl.when(is_wire).then(text).str.to_datetime(_TIME_FORMAT, time_unit="us", time_zone="UTC", strict=False)
+    return moment.alias(name)
+
+
 def _empty(names: list[str]) -> pl.DataFrame:
     schema = {name: EVENT_SCHEMA[name] for name in names}
     return pl.DataFrame(schema={**schema, "state": pl.Binary(), "chain": pl.Binary()})
@@ -133,8 +148,8 @@ def _empty(names: list[str]) -> pl.DataFrame:
 def _parse(states: pl.Series, lines: list[bytes], names: list[str]) -> pl.DataFrame | None:
     """Return the columns that polars reads from the lines, or None where it cannot read them as one document.
 
-    Beside the columns of `names` there are `state`, `schema_version`, the key as the bytes have it, and
-    `is_wire_time`: polars cuts what is smaller than a microsecond, where the strict decoder rounds.
+    Beside the columns of `names` there are `state`, `schema_version` and the key as the bytes have it; times are null
+    unless they are in the one form of the wire.
     """
     times = [name for name in _TIMES if name in names]
     wire: dict[str, pl.DataType] = {
@@ -152,18 +167,7 @@ def _parse(states: pl.Series, lines: list[bytes], names: list[str]) -> pl.DataFr
     if parsed.height != states.len():
         return None
     wire_names = {"account_id": "wire_account_id", "version": "wire_version"}
-    return (
-        parsed.with_columns(states.alias("state"))
-        .with_columns(
-            is_wire_time=pl.all_horizontal(
-                (pl.col(name).str.len_bytes() == WIRE_TIME_BYTES) & pl.col(name).str.ends_with("Z") for name in times
-            )
-        )
-        .rename(wire_names)
-        .with_columns(
-            pl.col(name).str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False) for name in times
-        )
-    )
+    return parsed.with_columns(states.alias("state")).rename(wire_names).with_columns(wire_time(name) for name in times)
 
 
 def _is_current(account_ids: pl.Series, versions: pl.Series, names: list[str]) -> pl.Expr:
@@ -181,7 +185,6 @@ def _is_current(account_ids: pl.Series, versions: pl.Series, names: list[str]) -
         pl.col("schema_version") == SCHEMA_VERSION,
         pl.col("wire_account_id") == account_ids,
         (pl.col("wire_version") == versions) & (pl.col("wire_version") >= 1),
-        pl.col("is_wire_time"),
         *(pl.col(name).is_not_null() for name in _TIMES if name in names),
     )
 

@@ -8,7 +8,7 @@ group is judged once more: somebody may have appended since, and what contradict
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -65,7 +65,7 @@ class Records(NamedTuple):
 
     partition: int
     offsets: list[int]
-    keys: list[bytes | None]
+    keys: Sequence[bytes | None]
     values: list[bytes | None]
 
 

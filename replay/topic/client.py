@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple, Protocol
 
 from replay.topic.connection import Connection
-from replay.topic.metadata import describe
 from schemas.errors import BrokerError
 
 __all__ = ["CHUNK_RECORDS", "Chunk", "PartitionStopped", "Patience", "Reader", "Reason", "Waiting", "open_reader"]
@@ -41,7 +40,7 @@ class Chunk(NamedTuple):
 
     partition: int
     offsets: Sequence[int]
-    keys: list[bytes | None]
+    keys: Sequence[bytes | None]
     values: list[bytes | None]
     next_offset: int
 
@@ -109,6 +108,9 @@ class Patience:
 
     def _stopped(self, offset: int, until: int, seconds: float) -> PartitionStopped:
         """Ask the brokers why, now that it matters."""
+        # Not before it is needed: a worker has no other use for the administration's half of the client.
+        from replay.topic.metadata import describe
+
         try:
             topic = describe(self._connection, self._topic)
         except BrokerError as error:

@@ -9,15 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from replay.topic.batches import Span, first_missing
 from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
 from replay.topic.connection import CLIENT_ID, Connection
-from replay.topic.reader_python import KafkaPythonReader
 from schemas.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from replay.topic.reader_python import KafkaPythonReader
 
 __all__ = ["LibrdkafkaReader"]
 
@@ -127,7 +128,7 @@ class LibrdkafkaReader:
         if any(after <= first for first, after in holes):
             return _cut(chunk, start), PartitionStopped(chunk.partition, start, "corrupt", "offsets are out of order")
         try:
-            missing = first_missing(chunk.offsets, self._spans(chunk.partition, first, until, waiting), until)
+            missing = self._first_missing(chunk, first, until, waiting)
         except PartitionStopped as stop:
             return _cut(chunk, stop.offset), stop
         if missing is None:
@@ -135,10 +136,15 @@ class LibrdkafkaReader:
         lost = "the log has a record there, the client gave none"
         return _cut(chunk, missing), PartitionStopped(chunk.partition, missing, "corrupt", lost)
 
-    def _spans(self, partition: int, start: int, until: int, waiting: Waiting | None) -> Iterator[Span]:
+    def _first_missing(self, chunk: Chunk, first: int, until: int, waiting: Waiting | None) -> int | None:
+        # Loaded where offsets are missing: most topics have no need of the other client, which takes long to load.
+        from replay.topic.batches import first_missing
+        from replay.topic.reader_python import KafkaPythonReader
+
         if self._batches is None:
             self._batches = self._stack.enter_context(KafkaPythonReader(self._connection, self._topic))
-        return self._batches.spans(partition, start=start, until=until, waiting=waiting)
+        spans = self._batches.spans(chunk.partition, start=first, until=until, waiting=waiting)
+        return first_missing(chunk.offsets, spans, until)
 
 
 def _holes(chunk: Chunk, start: int) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -18,14 +17,19 @@ from kafka.errors import (
     UnknownTopicOrPartitionError,
 )
 
-from replay.topic.batches import CommittedRecords, Records, Span, Spans
+from replay.topic.batches import CommittedRecords, Span, Spans
 from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
 from replay.topic.connection import Connection
+from replay.topic.records import Body, MalformedBatchError, records_of
 from schemas.errors import BrokerError
 
 __all__ = ["KafkaPythonReader"]
 
 POLL_MS = 500
+
+#: How long a broker may wait for a record where there is none. It answers one question after the other, so what it is
+#: asked behind the end of a partition keeps the next partition waiting.
+FETCH_WAIT_MS = 10
 
 #: Batches taken apart at once: memory holds that many uncompressed, beside those of a chunk.
 POLL_BATCHES = 4
@@ -65,7 +69,7 @@ class KafkaPythonReader:
                 max_poll_records=POLL_BATCHES,
                 max_partition_fetch_bytes=FETCH_BYTES_MAX,
                 fetch_max_bytes=FETCH_BYTES_MAX,
-                fetch_max_wait_ms=POLL_MS,
+                fetch_max_wait_ms=FETCH_WAIT_MS,
                 metrics_enabled=False,
             )
         except KafkaError as error:
@@ -79,7 +83,7 @@ class KafkaPythonReader:
     def read(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Chunk]:
         """Yield the committed records from offset `start` to before `until`, `CHUNK_RECORDS` or so at a time."""
         for batches, next_offset in self._drained(CommittedRecords, partition, start, until, waiting):
-            yield _chunk(partition, batches, next_offset)
+            yield from _chunks(partition, batches, next_offset)
 
     def spans(self, partition: int, *, start: int, until: int, waiting: Waiting | None = None) -> Iterator[Span]:
         """Yield the offsets of the committed records of such a range, by batch: the last may go past `until`."""
@@ -128,13 +132,14 @@ class KafkaPythonReader:
             _stop(partition, position, failure)
 
 
-def _chunk(partition: int, batches: list[Records], next_offset: int) -> Chunk:
-    """Put batches together, less what is at or past `next_offset`: the last may go on behind the end."""
-    offsets = [offset for batch in batches for offset in batch.offsets]
-    kept = bisect_left(offsets, next_offset)
-    keys = [key for batch in batches for key in batch.keys][:kept]
-    values = [value for batch in batches for value in batch.values][:kept]
-    return Chunk(partition, offsets[:kept], keys, values, next_offset)
+def _chunks(partition: int, batches: list[Body], next_offset: int) -> Iterator[Chunk]:
+    """Yield the records of batches as one chunk, as far as they can be taken apart; PartitionStopped behind it."""
+    try:
+        # The last batch may go on behind the end.
+        yield Chunk(partition, *records_of(batches, next_offset), next_offset)
+    except MalformedBatchError as error:
+        yield from _chunks(partition, batches[: error.index], error.offset)
+        _stop(partition, error.offset, error)
 
 
 def _stop(partition: int, offset: int, failure: Exception) -> NoReturn:

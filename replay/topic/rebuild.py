@@ -17,7 +17,7 @@ from replay.answers import Balances, name_unknown
 from replay.certificate import COMPLETE
 from replay.full_replay import Replay
 from replay.rebuild import Rebuild, promote_generation, write_generation
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from replay.topic.connection import Connection
 from replay.topic.full_replay import Published, Watch, replayed_topic
 from replay.topic.metadata import Topic

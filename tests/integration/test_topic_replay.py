@@ -20,7 +20,7 @@ from ledger import Ledger, Store, read_model
 from projections import RELATIONS, TRANSACTIONS
 from replay import balances, drift, promote_generation
 from replay.full_replay import replayed
-from replay.source import StoreSource
+from replay.store_source import StoreSource
 from replay.topic import balances_from_topic, describe, rebuild_from_topic, replayed_topic
 from schemas.errors import RefusedError, UsageError
 

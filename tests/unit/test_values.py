@@ -96,3 +96,19 @@ def test_no_values_are_an_empty_batch():
     assert (found.height, poison) == (0, [])
     assert found.schema["position"] == pl.Int64
     assert "order_id" in found.columns
+
+
+@pytest.mark.parametrize("name", ["effective_at", "recorded_at"])
+def test_a_time_is_taken_only_where_the_codec_takes_it(name):
+    """Any character at any place of a time, a year of zero and a second of 60: taken or refused as the codec does."""
+    time = "2026-01-24T00:04:23.450263Z"
+    marks = " \t+-.:0123469TZz\x7f\u0663"
+    times = [time[:at] + mark + time[at + 1 :] for at in range(len(time)) for mark in marks]
+    values = [with_value(encode(recorded("a", 2)), name, json.dumps(each)) for each in times]
+    good, poison = one_by_one(values)
+    assert len(good) > len(time), "those with another digit are times too"
+    assert len(poison) > len(time), "the others are not"
+    check_same(values)
+    for odd in ("0000-01-24T00:04:23.450263Z", "2026-01-24T00:04:60.450263Z", "2026-02-29T00:04:23.450263Z"):
+        value = with_value(encode(recorded("a", 2)), name, json.dumps(odd))
+        assert [poison.position for poison in decode_values([7], [value]).poison] == [7]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-import replay.source
+import replay.store_source
 import replay.workers
 from ledger import Ledger, Store
 from replay import StoreSource, balances
@@ -33,8 +33,8 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def with_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges of seven positions, read by workers."""
-    monkeypatch.setattr(replay.source, "WORKERS_EVENTS_MIN", 1)
-    monkeypatch.setattr(replay.source, "RANGE_EVENTS", 7)
+    monkeypatch.setattr(replay.store_source, "WORKERS_EVENTS_MIN", 1)
+    monkeypatch.setattr(replay.store_source, "RANGE_EVENTS", 7)
 
 
 def read(store: Store, *, until: int = EVENTS) -> list[Batch]:
@@ -57,7 +57,7 @@ def test_workers_give_the_same_events_in_the_same_order(
         replay.workers, "_received", lambda asked, take=replay.workers._received: _noted(asked, take, received)
     )
     batches = read(store, until=EVENTS - 2)
-    monkeypatch.setattr(replay.source, "WORKERS_EVENTS_MIN", 10**9)
+    monkeypatch.setattr(replay.store_source, "WORKERS_EVENTS_MIN", 10**9)
     here = whole(read(store, until=EVENTS - 2))
     assert_frame_equal(whole(batches).drop("state"), here.drop("state"))
     # Bytes travel only where the worker has not checked them against the chain.
