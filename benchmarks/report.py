@@ -38,6 +38,8 @@ PACKAGES = (
     "kafka-python",
     "crc32c",
     "confluent-kafka",
+    "deltalake",
+    "duckdb",
 )
 
 
@@ -84,6 +86,23 @@ class Result:
     def missing(cls, name: str, why: str) -> Result:
         """Say that something was not measured, and why."""
         return cls(name=name, ours="not measured", other=why, value="", target="", is_met=None)
+
+    @classmethod
+    def noted(cls, name: str, ours: str, value: str) -> Result:
+        """Show a figure that nothing is asked of."""
+        return cls(name=name, ours=ours, other="", value=value, target="", is_met=None)
+
+    @classmethod
+    def within(cls, name: str, ours: str, value: float, unit: str, *, value_max: float) -> Result:
+        """Compare a figure with a bound."""
+        return cls(
+            name=name,
+            ours=ours,
+            other="",
+            value=f"{value:.2f} {unit}",
+            target=f"at most {value_max:g} {unit}",
+            is_met=value <= value_max,
+        )
 
     @classmethod
     def cost(cls, name: str, large: list[Measured], small: list[Measured], *, times_max: float) -> Result:

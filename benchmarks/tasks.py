@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
-from benchmarks import peer, topics
+from benchmarks import archives, peer, topics
 from ledger.store import Store
 
 __all__ = ["TASKS", "main"]
@@ -101,9 +101,11 @@ def _ready_events(folder: Path) -> Iterator[list[StoredEvent]]:
     store.close()
 
 
-TASKS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    task.__name__: task for task in (import_ours, import_peer, rebuild_ours, rebuild_peer)
-} | topics.TASKS
+TASKS: dict[str, Callable[[Path], dict[str, Any]]] = (
+    {task.__name__: task for task in (import_ours, import_peer, rebuild_ours, rebuild_peer)}
+    | topics.TASKS
+    | archives.TASKS
+)
 
 
 def main() -> None:

@@ -7,7 +7,15 @@ from typing import Any
 
 import typer
 
-from console import command_demo, commands_ask, commands_check, commands_data, commands_replay, commands_topic
+from console import (
+    command_demo,
+    commands_archive,
+    commands_ask,
+    commands_check,
+    commands_data,
+    commands_replay,
+    commands_topic,
+)
 from console.run import everywhere, everywhere_parameters
 
 __all__ = ["app"]
@@ -31,7 +39,15 @@ app = typer.Typer(
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (commands_data, commands_replay, commands_topic, commands_ask, commands_check, command_demo):
+for room in (
+    commands_data,
+    commands_replay,
+    commands_topic,
+    commands_archive,
+    commands_ask,
+    commands_check,
+    command_demo,
+):
     room.register(app)
 
 

@@ -10,13 +10,36 @@ import typer
 
 from console.answer import Answer
 from console.run import NO_TABLE, Run, command, without_subcommand
-from console.source import AcceptTopic, Source, TopicName, Workers, need_source, store_position, topic_position
+from console.source import (
+    AcceptTopic,
+    ArchivePlace,
+    Source,
+    TopicName,
+    Workers,
+    archive_position,
+    need_source,
+    store_position,
+    topic_position,
+)
 from console.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
+    from ledger.store import Store
     from replay import Rebuild
+    from replay.certificate import Position
 
 __all__ = ["register"]
+
+
+#: What to do where a rebuild is INCOMPLETE, by its source.
+_WHAT_NEXT = {
+    "store": "`verify` names what is missing; bring it back (`import events` from a copy, or a backup of the store), "
+    "then rebuild again",
+    "topic": "what is damaged on a topic stays so: where the store is whole, rebuild from it, and publish to a new "
+    "topic",
+    "archive": "`archive --check` names every damaged file; where accounts are held back, mend the ledger and archive "
+    "again; or rebuild from the store",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -71,28 +94,30 @@ def rebuild(
     topic: TopicName = None,
     accept_topic: AcceptTopic = False,
     workers: Workers = None,
+    archive: ArchivePlace = None,
 ) -> Answer:
     """Replay every event from zero into a new generation of the read model."""
     from console.words import certificate_lines
     from projections import RELATIONS, TRANSACTIONS
 
-    need_source(source, topic=topic, accept_topic=accept_topic, workers=workers)
+    need_source(source, archive=archive, topic=topic, accept_topic=accept_topic, workers=workers)
     shared: dict[str, Any] = {
         "promote": promote,
-        "checkpoint_folder": run.data / "checkpoints",
-        "restart": restart,
         "now": run.now,
         "projections": (TRANSACTIONS, RELATIONS) if projections else (),
     }
+    resumable: dict[str, Any] = {"checkpoint_folder": run.data / "checkpoints", "restart": restart}
     if source == "topic":
         more = {"accept_topic": accept_topic, "workers": workers or run.settings.kafka.workers}
-        found = _from_topic(run, topic, topic_position(until, "--until"), more | shared)
+        found = _from_topic(run, topic, topic_position(until, "--until"), more | resumable | shared)
+    elif source == "archive":
+        found = _from_archive(run, archive, archive_position(until, "--until"), shared)
     else:
         from replay import rebuild as from_store
 
         end = store_position(until, "--until")
         with run.ledger_with_events() as store, run.progress("rebuilding") as progress:
-            found = from_store(store, until=end, progress=progress, **shared)
+            found = from_store(store, until=end, progress=progress, **resumable, **shared)
     return Answer(
         verdict=found.verdict,
         fields={"certificate": found.certificate, "generation": found.generation, "promoted": found.promoted},
@@ -108,29 +133,41 @@ def _from_topic(run: Run, topic: str | None, until: dict[int, int] | None, share
     # A topic needs no ledger to be read: the database may be what is lost. Then no generation is kept either, since
     # a ledger of nothing but a generation would answer for events that it has not.
     with run.ledger_to_fill(dry_run=True) as store, run.watch() as watch:
-        found = rebuild_from_topic(store, kafka, name, until=until, watch=watch, **shared)
+        return _kept(store, rebuild_from_topic(store, kafka, name, until=until, watch=watch, **shared))
+
+
+def _from_archive(run: Run, archive: str | None, until: Position | None, shared: dict[str, Any]) -> Rebuild:
+    from replay.archive.rebuild import rebuild_from_archive
+
+    # As for a topic: the archive alone is enough to be read.
+    with run.ledger_to_fill(dry_run=True) as store:
+        found = _kept(store, rebuild_from_archive(store, run.archive(archive), until=until, **shared))
         with store.snapshot() as connection:
-            is_kept = store.head(connection) > 0 or not store.heads(connection).is_empty()
+            head = store.head(connection)
+    if found.generation is not None and found.certificate.store_position > head:
+        at = found.certificate.store_position
+        run.warn(f"the archive is at position {at:,}, the store's head is {head:,}: the store has lost events")
+    return found
+
+
+def _kept(store: Store, found: Rebuild) -> Rebuild:
+    """Return what a rebuild gave: without a generation where there is no ledger with events to keep it in."""
+    with store.snapshot() as connection:
+        is_kept = store.head(connection) > 0 or not store.heads(connection).is_empty()
     return found if is_kept else dataclasses.replace(found, generation=None)
 
 
 def _rebuilt(found: Rebuild, *, is_promotion_wanted: bool) -> list[str]:
     """What became of the generation, and what to do next; an INCOMPLETE one cannot be made live."""
     if found.generation is None:
-        return ["no ledger with events is here to keep it in: `import events --from topic` makes one of the topic"]
+        makes = ": `import events --from topic` makes one of the topic" if found.certificate.source == "topic" else ""
+        return [f"no ledger with events is here to keep it in{makes}"]
     written = f"generation {found.generation} was written"
     if found.promoted:
         return [f"generation {found.generation} is live now"]
     if found.verdict != "COMPLETE":
         but = "not promoted" if is_promotion_wanted else "cannot be promoted"
-        what_next = (
-            "`verify` names what is missing; bring it back (`import events` from a copy, or a backup of the store), "
-            "then rebuild again"
-            if found.certificate.source == "store"
-            else "what is damaged on a topic stays so: where the store is whole, rebuild from it, and publish to a "
-            "new topic"
-        )
-        return [f"{written} and {but}, since it is {found.verdict}", what_next]
+        return [f"{written} and {but}, since it is {found.verdict}", _WHAT_NEXT[found.certificate.source]]
     live = f"{written}; `generations promote {found.generation}` makes it live"
     return [live if found.certificate.source == "store" else f"{live} where the store has the same events"]
 

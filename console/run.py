@@ -28,6 +28,7 @@ from schemas.errors import ConfigurationError, UsageError
 if TYPE_CHECKING:
     from console.answer import Answer
     from ledger.store import Store
+    from replay.archive.table import Archive
     from replay.topic.connection import Client, Connection
     from replay.topic.full_replay import Watch
 
@@ -150,6 +151,17 @@ class Run:
     def topic(self, name: str | None) -> str:
         """Return the topic of the event stream: --topic, or what the configuration says."""
         return name or self.settings.kafka.topic
+
+    def archive(self, url: str | None, *, create: bool = False) -> Archive:
+        """Return the archive that is named, else as configured, else the data folder's own.
+
+        With `create` the data folder is made where there is none, since it remembers what is in the archive.
+        """
+        from console.archive_place import open_archive
+
+        if create:
+            self._make_folder()
+        return open_archive(self.data, self.settings.archive, url)
 
     @contextmanager
     def watch(self) -> Iterator[Watch]:

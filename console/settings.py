@@ -17,6 +17,14 @@
     sasl_plain_username = "ledger"
     sasl_plain_password = { env = "KAFKA_PASSWORD" }      # or { file = "/run/secrets/kafka" }
 
+    [archive]
+    url = "s3://points/archive"                # default: archive beside it
+
+    [archive.options]                          # of the object store, as its URL's scheme has them
+    aws_region = "eu-central-1"
+    aws_access_key_id = { env = "ARCHIVE_KEY" }
+    aws_secret_access_key = { env = "ARCHIVE_SECRET" }
+
 Options win over environment variables, and those over the file. Secrets belong into the environment or into a
 file, not into arguments.
 """
@@ -31,7 +39,7 @@ import msgspec
 
 from schemas.errors import ConfigurationError
 
-__all__ = ["DEFAULT_TOPIC", "FILE_NAME", "KafkaSettings", "Secret", "Settings", "load_settings"]
+__all__ = ["DEFAULT_TOPIC", "FILE_NAME", "ArchiveSettings", "KafkaSettings", "Secret", "Settings", "load_settings"]
 
 FILE_NAME = "ledger-replay.toml"
 DEFAULT_TOPIC = "ledger-events"
@@ -87,12 +95,28 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         }
 
 
+class ArchiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[archive]`: where it is, and what the object store there has to be told."""
+
+    url: str | None = None
+    options: dict[str, str | Secret] = {}
+
+    def values(self) -> dict[str, str]:
+        """Return the options with the secrets read."""
+        where = "[archive.options]"
+        return {
+            name: value.read(f"{where} {name}") if isinstance(value, Secret) else value
+            for name, value in self.options.items()
+        }
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"imports": "import"}):
     """What the file may say. `imports` is the table `[import]`, whose keys are those of a mapping file."""
 
     store: str | None = None
     imports: dict[str, Any] = {}
     kafka: KafkaSettings = KafkaSettings()
+    archive: ArchiveSettings = ArchiveSettings()
 
     @property
     def timezone(self) -> str:

@@ -1,20 +1,38 @@
-"""The options --from, --topic and --workers, and what a position of a source looks like."""
+"""The options --from, --topic, --workers and --archive, and what a position of a source looks like."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.errors import RefusedError, UsageError
+from schemas.errors import UsageError
 
-__all__ = ["AcceptTopic", "Source", "TopicName", "Workers", "need_source", "store_position", "topic_position"]
+if TYPE_CHECKING:
+    from replay.certificate import Position
 
-SOURCES = ("store", "topic")
-#: The source whose name is taken, but which is not there yet.
-LATER = ("archive",)
+__all__ = [
+    "STORE_OR_ARCHIVE",
+    "STORE_OR_TOPIC",
+    "AcceptTopic",
+    "ArchivePlace",
+    "Source",
+    "TopicName",
+    "Workers",
+    "archive_position",
+    "need_source",
+    "store_position",
+    "topic_position",
+]
 
-Source = Annotated[str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store or topic.")]
+SOURCES = ("store", "topic", "archive")
+STORE_OR_TOPIC = ("store", "topic")
+STORE_OR_ARCHIVE = ("store", "archive")
+
+Source = Annotated[
+    str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store, topic or archive.")
+]
 TopicName = Annotated[
     str | None, typer.Option("--topic", metavar="NAME", help="The topic (default: ledger-events, or as configured).")
 ]
@@ -26,24 +44,39 @@ AcceptTopic = Annotated[
     bool,
     typer.Option("--accept-topic", help="Take the topic as it is now, whatever is known of it from before."),
 ]
+ArchivePlace = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        metavar="URL",
+        help="Where the archive is: a folder, or the URL of an object store (default: archive in the data folder, or "
+        "as configured).",
+    ),
+]
 
 
-def need_source(source: str, **of_topic: object) -> None:
-    """Let a source pass; RefusedError for one that comes later, UsageError for what is none.
+def need_source(
+    source: str, *, sources: Sequence[str] = SOURCES, archive: str | None = None, **of_topic: object
+) -> None:
+    """Let a source pass that a command takes; UsageError for any other.
 
-    UsageError too where one of the options `of_topic` is given with another source, which would leave it unread.
+    UsageError too where `archive`, or one of the options `of_topic`, is given with another source, which would leave
+    it unread.
     """
-    if source in LATER:
-        raise RefusedError(
-            f"--from {source} is not there yet: it comes with the {source}", next_step="use --from store or topic"
-        )
-    if source not in SOURCES:
-        raise UsageError(f"there is no source {source!r}", next_step="use --from store or topic")
-    if source != "topic":
-        for name, value in of_topic.items():
-            if value:
-                option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option} is about a topic, and --from is {source}", next_step="say --from topic")
+    if source not in sources:
+        raise UsageError(f"there is no source {source!r} here", next_step=f"use --from {_either(sources)}")
+    options: dict[str, dict[str, object]] = {"archive": {"archive": archive}, "topic": of_topic}
+    for about, given in options.items():
+        for name in (name for name, value in given.items() if value and source != about):
+            option = f"--{name.replace('_', '-')}"
+            article = "an" if about == "archive" else "a"
+            raise UsageError(
+                f"{option} is about {article} {about}, and --from is {source}", next_step=f"say --from {about}"
+            )
+
+
+def _either(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def store_position(text: str | None, option: str) -> int | None:
@@ -72,3 +105,8 @@ def topic_position(text: str | None, option: str) -> dict[int, int] | None:
             )
         found[int(partition)] = int(offset)
     return found
+
+
+def archive_position(text: str | None, option: str) -> Position | None:
+    """Return a position of what an archive was made from: of a store a number, of a topic offsets."""
+    return topic_position(text, option) if text is not None and ":" in text else store_position(text, option)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from replay.certificate import Certificate, Position
+    from replay.certificate import Certificate, Damaged, Position
     from schemas import PoisonEvent
 
-__all__ = ["certificate_lines", "count", "first_few", "missing_lines", "position_text"]
+__all__ = ["certificate_lines", "count", "damaged_lines", "first_few", "missing_lines", "position_text"]
 
 SHOWN_MAX = 10
 
@@ -41,6 +41,23 @@ def position_text(position: Position) -> str:
     return ",".join(f"{partition}:{offset}" for partition, offset in sorted(position.items()))
 
 
+#: How to bring back what the store has lost, by where it is still known.
+_BRING_BACK = {
+    "topic": "`import events --from topic --dry-run`",
+    "archive": "bring them back with `import events` from a topic or an export, or a backup",
+}
+
+
+def damaged_lines(damaged: Sequence[Damaged]) -> list[str]:
+    """Return the damaged data files of an archive by name, and of whom they have events."""
+    lines = [
+        f"damaged: {found.file}: {found.reason}; it has {count(found.events, 'event')} of accounts from "
+        f"{found.first_account} to {found.last_account}"
+        for found in damaged
+    ]
+    return first_few(lines, "damaged files")
+
+
 def _place(certificate: Certificate, found: PoisonEvent) -> str:
     if found.partition is None:
         return f"position {found.position:,}"
@@ -59,7 +76,7 @@ def certificate_lines(certificate: Certificate) -> list[str]:
         lines.append(f"went on from the checkpoint at position {resumed} of an interrupted run")
     if certificate.beyond_store:
         accounts = count(certificate.beyond_store, "account")
-        lines.append(f"{accounts} have events there that the store has not: `import events --from topic --dry-run`")
+        lines.append(f"{accounts} have events there that the store has not: {_BRING_BACK[certificate.source]}")
     if certificate.repeats:
         lines.append(f"{count(certificate.repeats, 'event')} came more than once, and counted once")
     return [*lines, *missing_lines(certificate)]
@@ -81,4 +98,9 @@ def missing_lines(certificate: Certificate) -> list[str]:
         f"not certified: {found.account_id} from version {found.version:,}, {found.reason}: {found.details}"
         for found in certificate.parked
     ]
-    return [*unread, *first_few(poison, "unreadable events"), *first_few(parked, "accounts that are not certified")]
+    return [
+        *damaged_lines(certificate.damaged),
+        *unread,
+        *first_few(poison, "unreadable events"),
+        *first_few(parked, "accounts that are not certified"),
+    ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -142,9 +142,13 @@ def _is_back(claimed: Callable[[], Topic], should_stop: Callable[[], bool]) -> b
                 return False
             time.sleep(POLL_SECONDS)
         # It sends again only once all partitions answer, or each try would add to some of them. Why it waits was said.
-        with suppress(BrokerError):
+        try:
             claimed()
-            return True
+        except BrokerRefused:
+            raise
+        except BrokerError:
+            continue
+        return True
 
 
 @dataclass

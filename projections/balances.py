@@ -41,16 +41,20 @@ def _merge(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _aggregate(rows: pl.LazyFrame) -> pl.LazyFrame:
-    return rows.group_by("account_id").agg(pl.col(SUMS).sum(), pl.col("version", "last_effective_at").max())
+    return rows.group_by("account_id").agg(
+        pl.col(SUMS).cast(pl.Int128).sum(), pl.col("version", "last_effective_at").max()
+    )
 
 
 def _deltas() -> list[pl.Expr]:
-    """What each event is worth in each sum: what the new status counts for, less what the old one did."""
-    amount = pl.col("amount").cast(pl.Int128)
+    """What each event is worth in each sum: what the new status counts for, less what the old one did.
+
+    Of one event that is its amount, its negative or nothing, so Int64 holds it: only sums of them need more.
+    """
+    amount = pl.col("amount")
     credit, debit = pl.col("type") == "credit", pl.col("type") == "debit"
-    nothing = pl.lit(0, pl.Int128)
-    # Subtracted from nothing, since polars has no negation of Int128.
-    signed = pl.when(credit).then(amount).when(debit).then(nothing - amount).otherwise(nothing)
+    nothing = pl.lit(0, pl.Int64)
+    signed = pl.when(credit).then(amount).when(debit).then(-amount).otherwise(nothing)
     worth = {
         "balance": ("completed", signed),
         "frozen": ("frozen", amount),

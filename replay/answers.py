@@ -6,18 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import msgspec
 import polars as pl
 
 from ledger.store import Store
 from projections import BALANCES, Projection
-from replay.certificate import Certificate
+from replay.certificate import INCOMPLETE, Certificate
+from replay.digest import digest
 from replay.engine import Progress
 from replay.full_replay import Replay, replayed
+from replay.moment import Moment
 from replay.store_source import StoreSource
 from schemas.columns import DETAIL_COLUMNS, EVENT_SCHEMA
 from schemas.errors import PointsOverflow, UsageError
 
-__all__ = ["HISTORY_COLUMNS", "Balances", "History", "balances", "history", "name_unknown"]
+__all__ = [
+    "EVENTS",
+    "HISTORY_COLUMNS",
+    "Balances",
+    "History",
+    "answered",
+    "balances",
+    "history",
+    "history_of",
+    "name_unknown",
+]
 
 HISTORY_COLUMNS = (
     "version",
@@ -36,12 +49,21 @@ HISTORY_COLUMNS = (
 
 @dataclass(frozen=True)
 class Balances:
-    """Balances rows in account order; `watermark` is the moment up to which the source is known to be whole."""
+    """Balances rows in account order; `watermark` is the moment up to which the source is known to be whole.
+
+    `moment` is what was asked for, None where all events count.
+    """
 
     verdict: str
     rows: pl.DataFrame
     certificate: Certificate
     watermark: datetime | None
+    moment: Moment | None = None
+
+    @property
+    def is_past_watermark(self) -> bool:
+        """Whether the moment is one up to which the source is not known to be whole: then there are no rows."""
+        return self.moment is not None and self.moment.is_past(self.watermark)
 
 
 @dataclass(frozen=True)
@@ -58,21 +80,40 @@ def balances(
     account_ids: Sequence[str] = (),
     *,
     at: int | None = None,
+    as_of: datetime | None = None,
+    recorded_as_of: datetime | None = None,
     progress: Progress | None = None,
     now: datetime | None = None,
 ) -> Balances:
     """Return the balances of some accounts (default: all) as the events say, at a position (default: the head).
 
+    Of these events count those that happened up to `as_of` and were recorded up to `recorded_as_of`, both inclusive;
+    `version` and `last_effective_at` are of the events that count, and an account with none of them has no row. The
+    store is whole up to `now`; a moment after that gives INCOMPLETE and no row at all.
+
     An account that is parked has no row; the certificate names it and the verdict is INCOMPLETE. UsageError
     names an account that the ledger has never seen.
     """
+    moment = Moment.asked(as_of, recorded_as_of)
+    # The snapshot that follows holds everything that was appended up to this moment.
+    watermark = now or datetime.now(UTC)
     with (
         StoreSource.snapshot(store, account_ids=account_ids or None) as source,
-        replayed(source, until=at, progress=progress) as replay,
+        replayed(source, until=at, moment=moment, progress=progress) as replay,
     ):
         name_unknown(account_ids, replay)
-        # The snapshot holds everything that was appended up to this moment.
-        return Balances(replay.verdict, replay.rows, replay.certificate, now or datetime.now(UTC))
+        return answered(replay, replay.rows, watermark, moment)
+
+
+def answered(replay: Replay, rows: pl.DataFrame, watermark: datetime | None, moment: Moment | None) -> Balances:
+    """Return rows of a replay as the answer; where the moment is past the watermark, INCOMPLETE without any row."""
+    found = Balances(replay.verdict, rows, replay.certificate, watermark, moment)
+    if not found.is_past_watermark:
+        return found
+    nothing = rows.clear()
+    # The digest is of what is shown: nobody shall compare one of rows that may yet change.
+    certificate = msgspec.structs.replace(replay.certificate, digest=digest(nothing))
+    return Balances(INCOMPLETE, nothing, certificate, watermark, moment)
 
 
 def history(store: Store, account_id: str) -> History:
@@ -81,36 +122,46 @@ def history(store: Store, account_id: str) -> History:
     Events behind a gap or a poison event are not shown; the certificate says where the stream stops.
     PointsOverflow if a running sum is past int64.
     """
-    with StoreSource.snapshot(store, account_ids=[account_id]) as source, replayed(source, [_EVENTS]) as replay:
+    with StoreSource.snapshot(store, account_ids=[account_id]) as source, replayed(source, [EVENTS]) as replay:
         name_unknown([account_id], replay)
-        events = replay.states.value(_EVENTS)
-    return History(replay.verdict, _with_running_sums(events.sort("version")), replay.certificate)
+        return history_of(replay)
+
+
+def history_of(replay: Replay) -> History:
+    """Return the history of the one account that was replayed, with `EVENTS`; PointsOverflow as `history`."""
+    events = replay.states.value(EVENTS).sort("version")
+    return History(replay.verdict, _with_running_sums(events), replay.certificate)
 
 
 _DETAILS = ("recorded_at", "transaction_id")
 
+_EVENTS_SCHEMA = pl.Schema(
+    {name: dtype for name, dtype in EVENT_SCHEMA.items() if name in _DETAILS or name not in DETAIL_COLUMNS}
+)
+
 #: The events themselves as a projection: a stream is its own state.
-_EVENTS = Projection(
+EVENTS = Projection(
     name="events",
     version=1,
     key=("account_id", "version"),
-    schema=pl.Schema(
-        {name: dtype for name, dtype in EVENT_SCHEMA.items() if name in _DETAILS or name not in DETAIL_COLUMNS}
-    ),
+    schema=_EVENTS_SCHEMA,
     details=_DETAILS,
-    fold=lambda events: events,
+    fold=lambda events: events.select(_EVENTS_SCHEMA.names()),
     merge=lambda left, right: pl.concat([left, right]),
 )
 
 
 def name_unknown(account_ids: Sequence[str], replay: Replay) -> None:
-    """UsageError that names the accounts that a replay has never seen."""
+    """UsageError that names the accounts that a replay has never seen; what was damaged may have had any."""
     known = {*replay.gate.last["account_id"], *replay.parked_ids}
-    unknown = sorted(set(account_ids) - known)
-    if unknown:
-        raise UsageError(
-            f"no account {', '.join(map(repr, unknown))} in the ledger", next_step="check the id, or import it first"
-        )
+    unknown = sorted(each for each in set(account_ids) - known if not replay.certificate.may_have_lost(each))
+    if not unknown:
+        return
+    names = ", ".join(map(repr, unknown))
+    if replay.certificate.source == "archive":
+        step = "check the id, or bring the archive up to date with `archive`"
+        raise UsageError(f"no account {names} in the archive", next_step=step)
+    raise UsageError(f"no account {names} in the ledger", next_step="check the id, or import it first")
 
 
 def _with_running_sums(events: pl.DataFrame) -> pl.DataFrame:

@@ -49,11 +49,15 @@ def leaf_digests(rows: pl.DataFrame) -> list[bytes]:
         .agg(pl.col("row").str.join(""))
         .collect()
     )
-    by_leaf = dict(texts.iter_rows())
-    return [
-        blake2b(by_leaf.get(leaf, "").encode(), digest_size=32, person=b"ledger-leaf-1").digest()
-        for leaf in range(LEAVES)
-    ]
+    found = {leaf: _leaf_digest(text.encode()) for leaf, text in texts.iter_rows()}
+    return [found.get(leaf, _EMPTY_LEAF) for leaf in range(LEAVES)]
+
+
+def _leaf_digest(rows: bytes) -> bytes:
+    return blake2b(rows, digest_size=32, person=b"ledger-leaf-1").digest()
+
+
+_EMPTY_LEAF = _leaf_digest(b"")
 
 
 def _canonical() -> pl.Expr:

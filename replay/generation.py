@@ -22,7 +22,7 @@ from replay.store_source import StoreSource
 from schemas import PoisonEvent, decode_batch
 from schemas.columns import RAW_SCHEMA
 
-__all__ = ["bring_forward", "bring_level", "off_head", "stored_rows"]
+__all__ = ["beyond_heads", "bring_forward", "bring_level", "off_head", "stored_rows"]
 
 #: Accounts whose events are read at once when a generation is brought level with the store.
 LEVEL_ACCOUNTS = 5_000
@@ -70,6 +70,12 @@ def off_head(store: Store, connection: Connection, generation: int) -> list[str]
     both = rows.join(store.heads(connection), on="account_id", how="full", suffix="_head", coalesce=True)
     differs = pl.col("version").ne_missing(pl.col("version_head")) | pl.col("chain").ne_missing(pl.col("chain_head"))
     return both.filter(differs)["account_id"].sort().to_list()
+
+
+def beyond_heads(last: pl.DataFrame, heads: pl.DataFrame) -> int:
+    """Count the accounts that go on after their head: the store lost it, or another ledger wrote the events."""
+    both = last.join(heads, on="account_id", how="left", suffix="_head")
+    return both.filter(pl.col("version") > pl.col("version_head").fill_null(0)).height
 
 
 def stored_rows(rows: pl.DataFrame, gate: Gate) -> pl.DataFrame:

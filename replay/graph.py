@@ -11,11 +11,11 @@ from ledger.store import Store
 from projections import RELATIONS, TRANSACTIONS
 from replay.certificate import INCOMPLETE, Certificate
 from replay.engine import Progress
-from replay.full_replay import replayed
+from replay.full_replay import Replay, replayed
 from replay.store_source import StoreSource
 from schemas.errors import UsageError
 
-__all__ = ["Graph", "graph"]
+__all__ = ["Graph", "graph", "graph_of"]
 
 TRANSACTION_COLUMNS = (
     "transaction_id",
@@ -78,11 +78,16 @@ def graph(store: Store, transaction_id: str, *, progress: Progress | None = None
         StoreSource.snapshot(store) as source,
         replayed(source, [TRANSACTIONS, RELATIONS], progress=progress) as replay,
     ):
-        edges = replay.states.value(RELATIONS).select("transaction_id", "related_transaction_id").unique()
-        linked = _linked(edges, transaction_id)
-        named = pl.col("transaction_id").is_in(list(linked))
-        buckets = [bucket.filter(named) for bucket in replay.states.buckets(TRANSACTIONS)]
-        transactions = pl.concat([TRANSACTIONS.empty(), *buckets]).select(TRANSACTION_COLUMNS)
+        return graph_of(replay, transaction_id)
+
+
+def graph_of(replay: Replay, transaction_id: str) -> Graph:
+    """Return the graph out of a replay with `TRANSACTIONS` and `RELATIONS`, as `graph` does."""
+    edges = replay.states.value(RELATIONS).select("transaction_id", "related_transaction_id").unique()
+    linked = _linked(edges, transaction_id)
+    named = pl.col("transaction_id").is_in(list(linked))
+    buckets = [bucket.filter(named) for bucket in replay.states.buckets(TRANSACTIONS)]
+    transactions = pl.concat([TRANSACTIONS.empty(), *buckets]).select(TRANSACTION_COLUMNS)
     edges = edges.filter(named).sort("transaction_id", "related_transaction_id")
     missing = sorted(linked - set(transactions["transaction_id"]))
     if transactions.is_empty():

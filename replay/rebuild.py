@@ -102,6 +102,7 @@ def promote_generation(store: Store, generation: int) -> int:
             _bring_to_head(store, connection, by_number[generation])
             certificate = _certificate(by_number[generation])
             source = "store" if certificate is None else certificate.source
+            _refuse_past_head(store, connection, by_number[generation])
             _refuse_other_than_heads(store, connection, generation, source)
         read_model.go_live(connection, generation)
         return store.head(connection)
@@ -135,6 +136,17 @@ def _bring_to_head(store: Store, connection: Connection, found: read_model.Gener
         bring_forward(store, connection, found, until=store.head(connection))
 
 
+def _refuse_past_head(store: Store, connection: Connection, found: read_model.Generation) -> None:
+    """A generation that has more than the store must not go live: new events would take the positions of the lost."""
+    head = store.head(connection)
+    if found.position > head:
+        raise RefusedError(
+            f"generation {found.generation} cannot go live: it is at position {found.position:,}, and the store's head "
+            f"is {head:,}: the store has lost events, or was put back from a backup",
+            next_step="bring the events back first (`import events`, or a newer backup), then promote it again",
+        )
+
+
 def _refuse_other_than_heads(store: Store, connection: Connection, generation: int, source: str) -> None:
     """Every account's row must be at its head: what was lost or held back since the rebuild must not go live."""
     wrong = off_head(store, connection, generation)
@@ -143,8 +155,8 @@ def _refuse_other_than_heads(store: Store, connection: Connection, generation: i
             f"generation {generation} cannot go live: " + _named("not at the store's head", wrong),
             next_step="the store's log is damaged: see `verify`, mend it, and rebuild"
             if source == "store"
-            else "the store has not the events that the topic has: see `import events --from topic --dry-run`, bring "
-            "them in, then promote it again",
+            else f"the store has not the events that the {source} has: see `import events --from topic --dry-run`, or "
+            "a backup, bring them in, then promote it again",
         )
 
 

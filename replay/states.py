@@ -28,13 +28,22 @@ BUCKETS = 16
 class States:
     """The states of some projections over one gated stream."""
 
-    def __init__(self, projections: Sequence[Projection], *, spill: Path, fold_events: int = FOLD_EVENTS) -> None:
+    def __init__(
+        self,
+        projections: Sequence[Projection],
+        *,
+        spill: Path,
+        fold_events: int = FOLD_EVENTS,
+        is_sliced: bool = False,
+    ) -> None:
+        """Begin with nothing; `is_sliced` where whatever is folded at once holds all events of its accounts."""
         self.projections = tuple(projections)
         self.details = tuple(sorted({name for projection in projections for name in projection.details}))
         self._fold_events = fold_events
         self._pending: list[pl.DataFrame] = []
         self._pending_events = 0
-        self._parts = {projection.name: _Parts(projection, spill) for projection in projections}
+        kind = _Slices if is_sliced else _Parts
+        self._parts: dict[str, _Parts | _Slices] = {each.name: kind(each, spill) for each in projections}
 
     def add(self, events: pl.DataFrame) -> None:
         """Take in the next accepted events; they are folded when enough are there."""
@@ -44,6 +53,12 @@ class States:
         self._pending_events += events.height
         if self._pending_events >= self._fold_events:
             self._fold()
+
+    def fold(self, events: pl.LazyFrame) -> None:
+        """Take in the next accepted events at once, however many: the column engine streams them."""
+        folded = pl.collect_all([projection.fold(events) for projection in self.projections])
+        for projection, part in zip(self.projections, folded, strict=True):
+            self._parts[projection.name].add(part)
 
     def value(self, projection: Projection) -> pl.DataFrame:
         """Return the whole state of one projection."""
@@ -71,9 +86,7 @@ class States:
             return
         events = pl.concat(self._pending).lazy()
         self._pending, self._pending_events = [], 0
-        folded = pl.collect_all([projection.fold(events) for projection in self.projections])
-        for projection, part in zip(self.projections, folded, strict=True):
-            self._parts[projection.name].add(part)
+        self.fold(events)
 
 
 class _Parts:
@@ -116,6 +129,29 @@ class _Parts:
             rows.write_parquet(self._folder / f"{self._spilled}-{number}.parquet", compression="lz4", statistics=False)
         self._memory = []
         self._spilled += 1
+
+
+class _Slices:
+    """The parts of one state of which no two have an account in common, so that nothing is to be merged."""
+
+    def __init__(self, projection: Projection, spill: Path) -> None:
+        self._memory: list[pl.DataFrame] = []
+        self._folder = spill / projection.name
+        self._spilled = 0
+
+    def add(self, part: pl.DataFrame) -> None:
+        self._memory.append(part)
+        if sum(frame.height for frame in self._memory) > MEMORY_ROWS_MAX:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for frame in self._memory:
+                frame.write_parquet(self._folder / f"{self._spilled}.parquet", compression="lz4", statistics=False)
+                self._spilled += 1
+            self._memory = []
+
+    def buckets(self) -> Iterator[pl.DataFrame]:
+        for number in range(self._spilled):
+            yield pl.read_parquet(self._folder / f"{number}.parquet")
+        yield from self._memory
 
 
 def _merged(projection: Projection, parts: list[pl.DataFrame]) -> pl.DataFrame:

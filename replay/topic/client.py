@@ -15,10 +15,23 @@ from typing import Literal, NamedTuple, Protocol
 from replay.topic.connection import Connection
 from schemas.errors import BrokerError
 
-__all__ = ["CHUNK_RECORDS", "Chunk", "PartitionStopped", "Patience", "Reader", "Reason", "Waiting", "open_reader"]
+__all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_RECORDS",
+    "Chunk",
+    "PartitionStopped",
+    "Patience",
+    "Reader",
+    "Reason",
+    "Waiting",
+    "open_reader",
+]
 
 #: Records handed on at once: enough that the work on a chunk is by columns, few enough to stay in the cache.
 CHUNK_RECORDS = 25_000
+
+#: Bytes of records after which fewer are handed on at once.
+CHUNK_BYTES = 64 * 2**20
 
 #: Bytes that a broker gives at once of one partition.
 FETCH_BYTES_MAX = 4 * 2**20

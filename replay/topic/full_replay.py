@@ -20,6 +20,8 @@ from replay.certificate import Unread
 from replay.checkpoint import Checkpoint
 from replay.full_replay import CORE, Replay, concluded
 from replay.gate import Gate, Parked
+from replay.generation import beyond_heads
+from replay.moment import Moment
 from replay.states import States
 from replay.topic.client import PartitionStopped
 from replay.topic.connection import Connection
@@ -53,6 +55,7 @@ def replayed_topic(
     *,
     ledger_id: str,
     until: dict[int, int] | None = None,
+    moment: Moment | None = None,
     checkpoint_folder: Path | None = None,
     published: Published | None = None,
     links: bool = False,
@@ -60,6 +63,8 @@ def replayed_topic(
     watch: Watch | None = None,
 ) -> Iterator[Replay]:
     """Replay a topic from offset zero up to its ends as they were described (or `until`), and yield the result.
+
+    With a `moment` every event up to there is judged and only those of the moment are folded.
 
     What was `published` is held against the topic: where accounts should end at least (unless `until` cuts them
     off), and, where `links` has the chain of every event made, that they are the same events. `workers` is how many
@@ -83,6 +88,7 @@ def replayed_topic(
                 projections=[projection.name for projection in (*CORE, *projections)],
                 folder=str(folder),
                 links=links,
+                moment=moment,
             )
             for partition, bounds in sorted(topic.partitions.items())
         ]
@@ -195,6 +201,7 @@ class _Merged:
             {account_id: each for account_id, each in self._parked.items() if account_id not in withheld},
             known=[] if published is None else [published.ends["account_id"]],
             withheld=sorted(withheld),
+            moment=self._assignments[0].moment,
             source="topic",
             ledger_id=ledger_id,
             position=self._positions,
@@ -203,7 +210,7 @@ class _Merged:
             topic=topic.name,
             topic_id=topic.topic_id,
             unread=unread,
-            beyond_store=0 if published is None else _beyond(self.gate.last, published.heads),
+            beyond_store=0 if published is None else beyond_heads(self.gate.last, published.heads),
         )
 
     def _unread(self) -> tuple[list[Unread], set[str]]:
@@ -244,12 +251,6 @@ def _admitted(known: Checkpoint | None, accounts: pl.Series) -> int:
     if known is None:
         return 0
     return int(known.gate().last.filter(pl.col("account_id").is_in(accounts.implode()))["version"].sum())
-
-
-def _beyond(last: pl.DataFrame, heads: pl.DataFrame) -> int:
-    """Count the accounts that go on after their head: the store lost it, or somebody else writes to the topic."""
-    both = last.join(heads, on="account_id", how="left", suffix="_head")
-    return both.filter(pl.col("version") > pl.col("version_head").fill_null(0)).height
 
 
 def _unlike(last: pl.DataFrame, ends: pl.DataFrame, *, is_whole: bool) -> list[Parked]:

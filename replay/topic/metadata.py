@@ -19,7 +19,7 @@ from kafka.errors import (
 from kafka.protocol.consumer import IsolationLevel
 
 from replay.topic.connection import Connection
-from schemas.errors import BrokerError, ConfigurationError
+from schemas.errors import BrokerError, BrokerRefused, ConfigurationError
 
 __all__ = ["Bounds", "Topic", "admin", "describe"]
 
@@ -74,10 +74,12 @@ def admin(connection: Connection) -> Iterator[KafkaAdminClient]:
         if connection.security:
             # The client does not tell a password that is wrong from a broker that is not there.
             check += ", and that [kafka.security] is what they want"
+        if refused:
+            raise BrokerRefused(
+                f"Kafka refused: {error}", where=connection.bootstrap_servers, next_step="see [kafka.security]"
+            ) from error
         raise BrokerError(
-            f"Kafka {'refused' if refused else 'did not answer'}: {error}",
-            where=connection.bootstrap_servers,
-            next_step="see [kafka.security]" if refused else check,
+            f"Kafka did not answer: {error}", where=connection.bootstrap_servers, next_step=check
         ) from error
 
 

@@ -16,6 +16,7 @@ from replay.checkpoint import CHECKPOINT_EVENTS, Checkpoint, Checkpoints
 from replay.engine import run
 from replay.full_replay import Memory
 from replay.gate import Gate, Parked
+from replay.moment import Moment
 from replay.states import States
 from replay.topic.client import PartitionStopped, Reader
 from replay.topic.connection import Connection
@@ -29,7 +30,7 @@ _PROJECTIONS = {projection.name: projection for projection in (BALANCES, ACCOUNT
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """A partition to replay from `first` (or its checkpoint in `folder`) to before `until`.
 
-    With `links` the chain of every event is made, see `Gate`.
+    With `links` the chain of every event is made, see `Gate`; with a `moment` only its events are folded.
     """
 
     connection: Connection
@@ -41,6 +42,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     projections: list[str]
     folder: str
     links: bool = False
+    moment: Moment | None = None
     checkpoint_events: int = CHECKPOINT_EVENTS
 
 
@@ -74,7 +76,9 @@ Report = Callable[[State], None]
 def checkpoints_of(assignment: Assignment) -> Checkpoints:
     """Return where the checkpoints of an assignment are."""
     kinds = tuple(_PROJECTIONS[name] for name in assignment.projections)
-    identity = f"{assignment.topic_id}-{assignment.partition}{'-links' if assignment.links else ''}"
+    links = "-links" if assignment.links else ""
+    moment = assignment.moment.name if assignment.moment else ""
+    identity = f"{assignment.topic_id}-{assignment.partition}{links}{moment}"
     return Checkpoints(Path(assignment.folder), identity, kinds, every_events=assignment.checkpoint_events)
 
 
@@ -120,8 +124,8 @@ def _target(assignment: Assignment, checkpoints: Checkpoints, found: Checkpoint 
     kinds: list[Projection] = [_PROJECTIONS[name] for name in assignment.projections]
     states = States(kinds, spill=spill / str(assignment.partition))
     if found is None:
-        return Memory(states, Gate(links=assignment.links), 0, checkpoints)
+        return Memory(states, Gate(links=assignment.links), 0, checkpoints, moment=assignment.moment)
     states.restore(found.states())
     gate = found.gate()
     gate.links = assignment.links
-    return Memory(states, gate, found.events, checkpoints)
+    return Memory(states, gate, found.events, checkpoints, moment=assignment.moment)

@@ -18,7 +18,16 @@ from kafka.errors import (
 )
 
 from replay.topic.batches import CommittedRecords, Span, Spans
-from replay.topic.client import CHUNK_RECORDS, FETCH_BYTES_MAX, Chunk, PartitionStopped, Patience, Reason, Waiting
+from replay.topic.client import (
+    CHUNK_BYTES,
+    CHUNK_RECORDS,
+    FETCH_BYTES_MAX,
+    Chunk,
+    PartitionStopped,
+    Patience,
+    Reason,
+    Waiting,
+)
 from replay.topic.connection import Connection
 from replay.topic.records import Body, MalformedBatchError, records_of
 from schemas.errors import BrokerError
@@ -37,6 +46,7 @@ RETRY_SECONDS = 0.1
 
 _REASONS: dict[type[Exception], Reason] = {
     CorruptRecordError: "corrupt",
+    MalformedBatchError: "corrupt",
     OffsetOutOfRangeError: "gone",
     LogTruncationError: "gone",
     UnknownTopicOrPartitionError: "gone",
@@ -106,36 +116,48 @@ class KafkaPythonReader:
         gathered: list[Any] = []
         failure: Exception | None = None
         while position < until and failure is None:
-            try:
-                records = self._consumer.poll(timeout_ms=POLL_MS).get(place, ())
-                reached = self._consumer.position(place, timeout_ms=POLL_MS)
-            except Exception as error:  # noqa: BLE001 - damaged bytes raise what they will; it is judged below.
-                records, reached = (), position
-                if isinstance(error, RetriableError) and not isinstance(error, UnknownTopicOrPartitionError):
-                    # The client mends this by itself, so only patience decides.
-                    time.sleep(RETRY_SECONDS)
-                else:
-                    failure = error
-            gathered.extend(records)
-            moved = reached is not None and reached > position
+            reached, failure = self._polled(place, gathered, position)
+            moved = reached > position
             if moved:
                 patience.moved()
                 position = reached
+            is_enough = position - handed_on >= CHUNK_RECORDS or sum(each.size for each in gathered) >= CHUNK_BYTES
             # What there is is handed on before anything is waited for: it is not lost where that is in vain.
-            if gathered and position < until and (position - handed_on >= CHUNK_RECORDS or not moved):
+            if gathered and position < until and (is_enough or not moved):
                 yield gathered, position
                 gathered, handed_on = [], position
+                # What was done with it meanwhile was no waiting for brokers.
+                patience.moved()
             if not moved and failure is None:
                 patience.waited(position, until)
         yield gathered, min(position, until)
         if failure is not None:
             _stop(partition, position, failure)
 
+    def _polled(self, place: Any, gathered: list[Any], position: int) -> tuple[int, Exception | None]:
+        """Add what is there to `gathered`; return the offset behind it, and what ends the reading."""
+        try:
+            # Kept before anything else is asked: the client goes on behind it from now on.
+            gathered.extend(self._consumer.poll(timeout_ms=POLL_MS).get(place, ()))
+            # What is no record moves the client on too.
+            position = max(position, self._consumer.position(place, timeout_ms=POLL_MS) or 0)
+        except Exception as error:  # noqa: BLE001 - damaged bytes raise what they will; it is judged by the caller.
+            if not isinstance(error, RetriableError) or isinstance(error, UnknownTopicOrPartitionError):
+                return _behind(gathered, position), error
+            # The client mends this by itself, so only patience decides.
+            time.sleep(RETRY_SECONDS)
+        return _behind(gathered, position), None
+
+
+def _behind(gathered: list[Any], position: int) -> int:
+    return max(position, gathered[-1].last + 1) if gathered else position
+
 
 def _chunks(partition: int, batches: list[Body], next_offset: int) -> Iterator[Chunk]:
     """Yield the records of batches as one chunk, as far as they can be taken apart; PartitionStopped behind it."""
+    # The last batches may be behind the end, or go on there.
+    batches = [batch for batch in batches if batch.offset < next_offset]
     try:
-        # The last batch may go on behind the end.
         yield Chunk(partition, *records_of(batches, next_offset), next_offset)
     except MalformedBatchError as error:
         yield from _chunks(partition, batches[: error.index], error.offset)

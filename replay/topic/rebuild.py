@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -13,9 +13,10 @@ from ledger import topics
 from ledger.store import Store
 from ledger.topics import KnownTopic
 from projections import Projection
-from replay.answers import Balances, name_unknown
+from replay.answers import Balances, answered, name_unknown
 from replay.certificate import COMPLETE
 from replay.full_replay import Replay
+from replay.moment import Moment
 from replay.rebuild import Rebuild, promote_generation, write_generation
 from replay.store_source import StoreSource
 from replay.topic.connection import Connection
@@ -25,7 +26,7 @@ from replay.topic.refusals import refuse_other_topic, topic_named
 from schemas import format_time
 from schemas.errors import UsageError
 
-__all__ = ["balances_from_topic", "rebuild_from_topic"]
+__all__ = ["balances_from_topic", "found_topic", "rebuild_from_topic", "topic_watermark"]
 
 
 def rebuild_from_topic(
@@ -51,7 +52,7 @@ def rebuild_from_topic(
     `replay.rebuild`.
     """
     created_at = format_time(now or datetime.now(UTC))
-    topic, known = _found(store, connection, topic_name, accept_topic=accept_topic)
+    topic, known = found_topic(store, connection, topic_name, accept_topic=accept_topic)
     _check_until(topic, until)
     folder = _folder(checkpoint_folder, topic, restart=restart)
     published = _published(store, known)
@@ -85,6 +86,8 @@ def balances_from_topic(
     account_ids: Sequence[str] = (),
     *,
     at: dict[int, int] | None = None,
+    as_of: datetime | None = None,
+    recorded_as_of: datetime | None = None,
     workers: int | None = None,
     watch: Watch | None = None,
     now: datetime | None = None,
@@ -92,9 +95,11 @@ def balances_from_topic(
     """Return the balances of some accounts (default: all) as a topic says, otherwise as `replay.balances`.
 
     The watermark is the newest moment up to which the topic is known to hold everything that the store has; None
-    where that is not known: nothing was published, or this is not all of it.
+    where that is not known: nothing was published, or this is not all of it (with `at` it never is). A moment after
+    the watermark, and any moment where that is not known, gives INCOMPLETE and no row at all.
     """
-    topic, known = _found(store, connection, topic_name)
+    moment = Moment.asked(as_of, recorded_as_of)
+    topic, known = found_topic(store, connection, topic_name)
     _check_until(topic, at)
     published = _published(store, known)
     with replayed_topic(
@@ -102,6 +107,7 @@ def balances_from_topic(
         topic,
         ledger_id=store.ledger_id,
         until=at,
+        moment=moment,
         published=published,
         links=published is not None,
         workers=workers,
@@ -110,12 +116,12 @@ def balances_from_topic(
         if not replay.certificate.unread:
             name_unknown(account_ids, replay)
         wanted = replay.rows.filter(pl.col("account_id").is_in(account_ids)) if account_ids else replay.rows
-        is_whole = at is None and replay.verdict == COMPLETE
-        watermark = _watermark(store, known, now) if is_whole and known is not None else None
-        return Balances(replay.verdict, wanted, replay.certificate, watermark)
+        is_whole = at is None and _is_whole(replay)
+        watermark = topic_watermark(store, known, now) if is_whole and known is not None else None
+        return answered(replay, wanted, watermark, moment)
 
 
-def _found(
+def found_topic(
     store: Store, connection: Connection, name: str, *, accept_topic: bool = False
 ) -> tuple[Topic, KnownTopic | None]:
     """Return a topic and what the store knows of it; RefusedError where the two do not agree."""
@@ -170,14 +176,40 @@ def _folder(folder: Path | None, topic: Topic, *, restart: bool) -> Path | None:
     return folder
 
 
-def _watermark(store: Store, known: KnownTopic, now: datetime | None) -> datetime | None:
+def _is_whole(replay: Replay) -> bool:
+    """Say whether every event was there and could be read; a sum past int64 says nothing against that."""
+    certificate = replay.certificate
+    is_missing = any(parked.reason != "overflow" for parked in certificate.parked)
+    return not (is_missing or certificate.poison or certificate.unread)
+
+
+def topic_watermark(store: Store, known: KnownTopic, now: datetime | None) -> datetime | None:
+    """Return the newest moment up to which what was published to a topic is all that the store has, None for none.
+
+    What is `known` was asked before the topic was read: what is published meanwhile is not vouched for.
+    """
+    # Taken before the store is looked at, so that what is appended later is not vouched for.
+    latest = now or datetime.now(UTC)
     with store.snapshot() as session:
         if known.position == 0 or topics.parked(session, known.name).height:
             return None
-        if known.position >= store.head(session):
-            return now or datetime.now(UTC)
-        source = StoreSource(store, session)
-        until = store.position_after(session, known.position, 1)
-        events = [batch.events for batch in source.read(after=known.position, until=until, details=("recorded_at",))]
-    first: datetime | None = pl.concat(events)["recorded_at"].min() if events else None  # type: ignore[assignment]
-    return first
+        head = store.head(session)
+        if known.position >= head:
+            return latest
+        earliest = _earliest_recorded(StoreSource(store, session), known.position, head)
+    # Moments are inclusive, so the last one that the topic is whole up to is the one just before.
+    return None if earliest is None else min(latest, earliest - timedelta(microseconds=1))
+
+
+def _earliest_recorded(source: StoreSource, after: int, until: int) -> datetime | None:
+    """Return when the first of some events was recorded, None where one of them cannot be read.
+
+    All are looked at, since an import brings events that other systems recorded long ago behind newer ones.
+    """
+    found: datetime | None = None
+    for batch in source.read(after=after, until=until, details=("recorded_at",)):
+        if batch.poison:
+            return None
+        here: datetime | None = batch.events["recorded_at"].min()  # type: ignore[assignment]  # a column of times.
+        found = here if found is None or here is None else min(found, here)
+    return found

@@ -28,12 +28,21 @@ _LAST_SHIFT = 63
 
 
 class Body(NamedTuple):
-    """The records of one batch, uncompressed: where in `data` each begins; `offset` is the first that is wanted."""
+    """The records of one batch, uncompressed: where in `data` each begins.
+
+    `offset` is the first that is wanted, `last` the last of the batch, which begins at `base_offset`.
+    """
 
     offset: int
+    last: int
     base_offset: int
     data: bytes
     places: list[int]
+
+    @property
+    def size(self) -> int:
+        """The bytes of its records."""
+        return len(self.data)
 
 
 class Records(NamedTuple):
@@ -44,11 +53,11 @@ class Records(NamedTuple):
     values: list[bytes | None]
 
 
-class MalformedBatchError(CorruptRecordError):  # type: ignore[misc]  # kafka-python has no types.
-    """The batch of that `index` and `offset` holds a record that cannot be taken apart."""
+class MalformedBatchError(Exception):
+    """The batch of that `index` holds a record that is not what the format says; its first wanted is at `offset`."""
 
     def __init__(self, index: int, offset: int) -> None:
-        super().__init__(f"a record of the batch at offset {offset} cannot be taken apart")
+        super().__init__(f"a record of the batch at offset {offset} is not what the format says")
         self.index = index
         self.offset = offset
 
@@ -122,10 +131,12 @@ def records_of(batches: Sequence[Body], until: int) -> Records:
     places = np.concatenate([np.array(batch.places, np.int64) for batch in batches]) + begins
     data = b"".join([*(batch.data for batch in batches), _PADDING])
     try:
-        deltas, keys, values = _fields(np.frombuffer(data, np.uint8), places)
+        cursor, deltas, keys, values = _fields(np.frombuffer(data, np.uint8), places)
+        # Each stands at its own offset: one that says another is a record lost, or twice there.
+        cursor.check(deltas == np.arange(deltas.size) - np.repeat(np.cumsum(counts) - counts, counts))
     except _MalformedRecordError as error:
         index = int(np.searchsorted(np.cumsum(counts), error.row, side="right"))
-        raise MalformedBatchError(index, batches[index].base_offset) from None
+        raise MalformedBatchError(index, batches[index].offset) from None
     offsets = np.repeat(np.array([batch.base_offset for batch in batches], np.int64), counts) + deltas
     first = np.repeat(np.array([batch.offset for batch in batches], np.int64), counts)
     wanted = (offsets >= first) & (offsets < until)
@@ -191,19 +202,18 @@ class _Cursor:
         return np.stack([start, start + size])
 
 
-def _fields(data: npt.NDArray[np.uint8], places: _Numbers) -> tuple[_Numbers, _Numbers, _Numbers]:
-    """Return offsets (less the batch's), and where keys and values are, of the records that begin at some places."""
+def _fields(data: npt.NDArray[np.uint8], places: _Numbers) -> tuple[_Cursor, _Numbers, _Numbers, _Numbers]:
+    """Read the records that begin at some places: offsets (less the batch's), and where keys and values are."""
     cursor = _Cursor(data, places, np.full(places.shape, data.size), np.arange(places.size))
     length = cursor.number()
     cursor.ends = cursor.at + length
     cursor.at = cursor.at + 1  # Attributes, of which there are none yet.
     cursor.number()
     deltas = cursor.number()
-    cursor.check(deltas >= 0)
     keys, values = cursor.bytes(), cursor.bytes()
     _skip_headers(cursor)
     cursor.check(cursor.at == cursor.ends)
-    return deltas, keys, values
+    return cursor, deltas, keys, values
 
 
 def _skip_headers(cursor: _Cursor) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from replay.gate import Gate, Parked
+from replay.moment import Moment
 from replay.states import States
 from replay.topic.client import open_reader
 from replay.topic.partition import Assignment
@@ -68,11 +69,13 @@ def regated(
     """
     result = Regated(states)
     result.gate.links = assignments[0].links
+    moment = assignments[0].moment or Moment()
     wanted = pl.DataFrame({"account_id": accounts})
-    for events in _by_bucket(assignments, positions, wanted, states.details, spill):
+    details = tuple({*states.details, *moment.details})
+    for events in _by_bucket(assignments, positions, wanted, details, spill):
         gate = Gate(links=result.gate.links)
         admitted = gate.admit(events.sort("account_id", "version", maintain_order=True), [])
-        states.add(admitted)
+        states.add(moment.of(admitted))
         result.events += admitted.height
         result.parked |= gate.parked(None, partial(_copies, events))
         result.gate.last = pl.concat([result.gate.last, gate.last])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +72,33 @@ def data(tmp_path: Path) -> Path:
     ledger.freeze("bob", "bob-2", 20, effective_at=START)
     store.close()
     return folder
+
+
+@contextmanager
+def ledger_of(data: Path) -> Iterator[Ledger]:
+    """Open the ledger of a folder to append to it."""
+    store = Store.at(data)
+    yield Ledger(store, clock=lambda: START)
+    store.close()
+
+
+def damage(data: Path, sql: str) -> None:
+    """Change the database behind the ledger's back."""
+    connection = sqlite3.connect(data / "ledger.db")
+    with connection:
+        connection.execute(sql)
+    connection.close()
+
+
+@pytest.fixture
+def archived(run: Run, data: Path) -> Path:
+    """The ledger with an archive of two data files: one of alice, bob and carl, one of zoe."""
+    assert run("archive", "--data", data, "--now", NOW).status == 0
+    with ledger_of(data) as ledger:
+        ledger.open("zoe", effective_at=START)
+        ledger.credit("zoe", "zoe-1", 5, related_transaction_id="zoe-0", effective_at=START)
+    assert run("archive", "--data", data, "--now", NOW).status == 0
+    return data
 
 
 def as_process(*words: object, **more: Any) -> subprocess.CompletedProcess[str]:

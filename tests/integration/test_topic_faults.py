@@ -14,7 +14,7 @@ from kafka_broker import Broker, OwnBroker
 from ledgers import append
 from samples import opened, recorded
 from topic_cases import CLIENTS, connection_to, history, records_of
-from topics import delete_records, delete_topic, ledger_topic, make_topic, send, send_transaction
+from topics import delete_records, delete_topic, ledger_topic, make_topic, read_records, send, send_transaction
 
 from console.main import main
 from ledger import Store, topics
@@ -309,6 +309,29 @@ def check_refused(store: Store, connection: Any, name: str, *, why: str, accepte
     assert found.verdict == accepted
     with pytest.raises(RefusedError, match=why):
         rebuild_from_topic(store, connection, name)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_compacted_log_is_never_whole(kafka_server, topic_name, empty, client):
+    """What compaction has taken out of batches that are still there is missed, though all their offsets are there."""
+    cleaned = {"min_cleanable_dirty_ratio": "0.01", "delete_retention_ms": "0", "segment_ms": "200"}
+    make_topic(kafka_server, topic_name, 1, cleanup_policy="compact", max_compaction_lag_ms="500", **cleaned)
+    for version in (1, 2, 3):
+        event = opened("alice") if version == 1 else recorded("alice", version)
+        send(kafka_server, topic_name, records_of([event, opened(f"b{version}")]))
+    send(kafka_server, topic_name, [(b"alice", None), *records_of([opened("b4")])])
+    deadline = time.monotonic() + 60
+    number = 5
+    while any(record.key == b"alice" for record in read_records(kafka_server, topic_name)):
+        assert time.monotonic() < deadline, "the broker did not compact the log"
+        # Only what is behind the segment that is written to is compacted.
+        send(kafka_server, topic_name, records_of([opened(f"b{number}")]))
+        number += 1
+        time.sleep(1)
+    connection = connection_to(kafka_server, client, PATIENCE_SECONDS)
+    found = balances_from_topic(empty, connection, topic_name)
+    assert found.verdict == "INCOMPLETE"
+    assert [(unread.offset, unread.reason) for unread in found.certificate.unread] == [(0, "corrupt")]
 
 
 def test_deleted_records_are_refused(kafka_server, topic_name, store, tmp_path, run):

@@ -1,4 +1,6 @@
-"""Findings worked out one event at a time in plain Python: the scenario's own loop, and the further codes beside it.
+"""Findings, and balances as of a moment, worked out one event at a time in plain Python.
+
+Findings are the scenario's own loop, and the further codes beside it.
 
 Nothing here uses the projections or polars; what both say is compared.
 """
@@ -11,7 +13,15 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from ledger.rules import LEGAL_TRANSITIONS
-from schemas import AccountClosed, AccountOpened, Event, TransactionEvent, TransactionRecorded
+from schemas import (
+    AccountClosed,
+    AccountLocked,
+    AccountOpened,
+    AccountUnlocked,
+    Event,
+    TransactionEvent,
+    TransactionRecorded,
+)
 
 #: (code, account_id, transaction_id, position, actual); actual is None where only the place is compared.
 Found = tuple[str, str, str | None, int | None, Any]
@@ -220,3 +230,49 @@ def _across(finals: dict[str, list[Final]]) -> Iterator[Found]:
             if transaction.status == "completed" and related is not None and account_id not in holders[related]:
                 for other in holders[related]:
                     yield "related_in_other_account", account_id, transaction.transaction_id, position, other
+
+
+def balances_as_of(
+    events: list[Event], effective: datetime | None, recorded: datetime | None
+) -> dict[str, dict[str, Any]]:
+    """Return the balances row of every account that has an event up to a moment of either clock, sums of any size.
+
+    Events of an account are in version order, which is the order that its status follows.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if effective is not None and event.effective_at > effective:
+            continue
+        if recorded is not None and event.recorded_at > recorded:
+            continue
+        if event.account_id not in rows:
+            rows[event.account_id] = _new_row(event)
+        row = rows[event.account_id]
+        row["version"] = event.version
+        row["last_effective_at"] = max(row["last_effective_at"], event.effective_at)
+        if isinstance(event, TransactionEvent):
+            _count(row, event, event.to_status, event.amount)
+            _count(row, event, event.from_status, -event.amount)
+        elif not isinstance(event, AccountOpened):
+            named = {AccountLocked: "locked", AccountUnlocked: "active", AccountClosed: "closed"}
+            row["status"] = named[type(event)]
+    for row in rows.values():
+        row["available"] = row["balance"] - row["frozen"]
+    return rows
+
+
+def _new_row(event: Event) -> dict[str, Any]:
+    sums = dict.fromkeys(("balance", "frozen", "available", "pending_credit", "pending_debit"), 0)
+    first = {"status": "active", "version": event.version, "last_effective_at": event.effective_at}
+    return {"account_id": event.account_id, **sums, **first}
+
+
+def _count(row: dict[str, Any], event: TransactionEvent, status: str | None, points: int) -> None:
+    if status == "completed" and event.type == "credit":
+        row["balance"] += points
+    elif status == "completed":
+        row["balance"] -= points
+    elif status == "frozen":
+        row["frozen"] += points
+    elif status == "pending":
+        row[f"pending_{event.type}"] += points

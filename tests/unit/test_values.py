@@ -81,6 +81,26 @@ def test_what_cannot_be_read_inside_metadata_is_poison(metadata):
     check_same([encode(opened("a")), value])
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b'"new":"\xff"', b'"n\xf4w":1', b'"new":1e400', b'"new":"\\ud800"', b'"new":{"a":"\xff"}', b'"new":01',
+        b'"new":' + b"9" * 5000, b'"new":' + b"[" * 3000 + b"]" * 3000, b'"new":1', b'"new":{"a":[null]}',
+    ],
+)  # fmt: skip
+def test_what_is_in_a_field_of_a_newer_writer_is_judged_too(field):
+    """A field that this reader does not know is kept where it can be read, and makes the event poison where not."""
+    value = encode(recorded("a", 2)).replace(b'"version"', field + b',"version"')
+    check_same([encode(opened("a")), value, encode(recorded("a", 3))])
+
+
+def test_a_damaged_name_of_a_field_is_poison():
+    """A flipped bit in the name of a status must not make a held transaction one that never was."""
+    value = encode(recorded("a", 3, from_status="frozen")).replace(b'"from_status"', b'"from_s\xf4atus"')
+    found, poison = decode_values([7], [value])
+    assert (found.height, [each.position for each in poison]) == (0, [7])
+
+
 def test_offsets_with_holes_stay_with_their_values():
     """Positions are the offsets given, also where aborted records left holes and one value is poison."""
     values = [encode(event) for event in account_stream("a", 3)]

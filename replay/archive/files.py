@@ -1,0 +1,165 @@
+"""Data files of an archive: each is named by the hash of its bytes, so that the table's log says what they must be.
+
+No reader of Parquet notices a flipped bit, so every file that is read is hashed before. A name is 160 bits of BLAKE2b,
+which the table's log keeps for as long as the file is part of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import obstore
+import polars as pl
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, from_url
+
+from schemas.errors import UsageError
+
+__all__ = ["DataFile", "Files", "Location", "Written"]
+
+#: Rows of a row group: few enough that one account's history is some milliseconds away, enough to scan fast.
+ROW_GROUP_EVENTS = 32_768
+
+_SUFFIX = ".parquet"
+_HASH_BYTES = 20
+
+#: Columns whose smallest and largest values the table's log keeps beside each file, for whoever wants to skip some.
+_BOUNDED = ("account_id", "version", "position", "effective_at", "recorded_at", "amount")
+
+
+class DataFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One data file as the table's log says it is; `amount_max` is 0 where no event has an amount."""
+
+    name: str
+    bytes: int
+    events: int
+    first_account: str
+    last_account: str
+    amount_max: int
+
+
+class Location(msgspec.Struct, frozen=True):
+    """Where an archive is: a local folder, or a URL that deltalake takes, with its options (credentials, endpoint)."""
+
+    url: str
+    options: dict[str, str] = {}
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, None where it is elsewhere."""
+        return None if "://" in self.url else Path(self.url)
+
+    def of(self, name: str) -> str:
+        """Return where a file of it is."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+
+class Written(NamedTuple):
+    """A data file that is there, and its statistics as Delta's JSON."""
+
+    file: DataFile
+    statistics: str
+
+
+def _encoded(events: pl.DataFrame) -> tuple[Written, bytes]:
+    buffer = BytesIO()
+    events.write_parquet(buffer, compression="zstd", compression_level=1, row_group_size=ROW_GROUP_EVENTS)
+    data = buffer.getvalue()
+    bounds = events.select(
+        *(pl.col(name).min().alias(f"min.{name}") for name in _BOUNDED),
+        *(pl.col(name).max().alias(f"max.{name}") for name in _BOUNDED),
+    ).row(0, named=True)
+    file = DataFile(
+        name=blake2b(data, digest_size=_HASH_BYTES).hexdigest() + _SUFFIX,
+        bytes=len(data),
+        events=events.height,
+        first_account=bounds["min.account_id"],
+        last_account=bounds["max.account_id"],
+        amount_max=bounds["max.amount"] or 0,
+    )
+    return Written(file, msgspec.json.encode(_statistics(events.height, bounds)).decode()), data
+
+
+def _statistics(rows: int, bounds: Mapping[str, Any]) -> dict[str, Any]:
+    def of(edge: str) -> dict[str, Any]:
+        return {name: value for name in _BOUNDED if (value := bounds[f"{edge}.{name}"]) is not None}
+
+    return {"numRecords": rows, "minValues": of("min"), "maxValues": of("max"), "nullCount": {}}
+
+
+class Files:
+    """The data files of one location; what was found whole once is not looked at again by the same instance."""
+
+    def __init__(self, location: Location) -> None:
+        """Take a location; UsageError where it is no place for files."""
+        self._location = location
+        self._whole: set[str] = set()
+        if location.folder is None:
+            _ = self._store
+
+    @cached_property
+    def _store(self) -> Any:
+        folder = self._location.folder
+        if folder is not None:
+            # The folder is made here, so only once there is a file to write or to look for.
+            return LocalStore(folder, mkdir=True)
+        try:
+            return from_url(self._location.url, config=dict(self._location.options))  # type: ignore[call-overload]  # keys are literals.
+        except (BaseError, ValueError) as error:
+            raise UsageError(
+                f"no archive can be there: {str(error).splitlines()[0]}",
+                where=self._location.url,
+                next_step="name a folder, or a URL such as s3://bucket/name with its options under [archive.options]",
+            ) from error
+
+    def names(self) -> set[str]:
+        """Return the names of all data files that are there, whether they are part of the archive or not."""
+        batches = obstore.list(self._store)
+        return {found["path"] for batch in batches for found in batch if found["path"].endswith(_SUFFIX)}
+
+    def log_entry(self, version: int) -> bytes | None:
+        """Return a file of the table's log, None where it is not there."""
+        try:
+            return bytes(obstore.get(self._store, f"_delta_log/{version:020}.json").bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, events: pl.DataFrame) -> Written:
+        """Write events (`ARCHIVE_SCHEMA`, sorted) as a data file; it is there whole or not at all."""
+        written, data = _encoded(events)
+        obstore.put(self._store, written.file.name, data)
+        return written
+
+    def check(self, files: Iterable[DataFile]) -> dict[str, str]:
+        """Return what is wrong with each file that is not what its name says, by name."""
+        unknown = [file for file in files if file.name not in self._whole]
+        # Hashing leaves the interpreter's lock.
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            found = dict(zip((file.name for file in unknown), threads.map(self._problem, unknown), strict=True))
+        self._whole.update(name for name, problem in found.items() if problem is None)
+        return {name: problem for name, problem in found.items() if problem is not None}
+
+    def forget(self) -> None:
+        """Look at every file again from now on."""
+        self._whole.clear()
+
+    def _problem(self, file: DataFile) -> str | None:
+        try:
+            data = obstore.get(self._store, file.name).bytes()
+        except FileNotFoundError:
+            return "the file is missing"
+        except Exception as error:  # noqa: BLE001 - every store has its own errors, and each means unreadable.
+            return f"the file cannot be read: {error}"
+        if len(data) != file.bytes:
+            return f"the file has {len(data):,} bytes, the table's log says {file.bytes:,}"
+        if blake2b(data, digest_size=_HASH_BYTES).hexdigest() + _SUFFIX != file.name:
+            return "the file's bytes are not those that were written (hash)"
+        return None

@@ -1,0 +1,358 @@
+"""The table of an archive: what it holds at a version, and commits that move it on, one at a time.
+
+A commit carries files, the state of the archive (`State`, in the commit's own information) and two kinds of
+application transactions: the source's position, and a number that every commit of ours raises by one, so that of two
+processes that write at once one fails, whatever they do. The state has a hash over all data files and itself, so that
+a log which lost a file or was changed is noticed; and since a log that lost its newest entry looks like an older one,
+the version reached last is kept beside the table too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import msgspec
+import polars as pl
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+from obstore.exceptions import BaseError
+
+from replay.archive.files import DataFile, Files, Location, Written
+from replay.archive.schema import delta_schema
+from replay.certificate import Position
+from replay.gate import Parked
+from schemas import PoisonEvent
+from schemas.errors import IncompleteError, PositionMoved, RefusedError, UsageError
+
+__all__ = ["Archive", "Snapshot", "State"]
+
+#: Under this name the state is in a commit's information.
+_KEY = "ledgerReplay"
+
+#: The application whose number every commit raises.
+_APPLICATION = "ledger-replay"
+
+FORMAT = 1
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What an archive holds: everything that the source had up to `position`, less the accounts that are parked.
+
+    `source` is `store` or `topic`, `source_id` the ledger's or the topic's. `reread` is the position that reading goes
+    on from, which of a topic is before `position` while an account waits behind a gap. `watermark` is the newest moment
+    of the recorded clock up to which the archive is known to hold all that the store had, null where that is not known.
+    `events` counts the rows, `accounts` those who have any or are parked. Of an account of a store that is parked the
+    position is that of its first event which was not let through. `repeats` are the versions, by account, that came
+    more than once for accounts that are parked: they are compared again at the end of every run. `concluded` is false
+    between the commits of one run, when no account was held against its end yet. `commits` is the number that every
+    commit raises; `manifest` is over files and state.
+    """
+
+    commits: int
+    source: str
+    source_id: str
+    ledger_id: str
+    position: Position
+    reread: Position
+    events: int
+    accounts: int
+    topic: str | None = None
+    watermark: datetime | None = None
+    parked: list[Parked] = []
+    poison: list[PoisonEvent] = []
+    repeats: dict[str, list[int]] = {}
+    concluded: bool = True
+    manifest: str = ""
+    format: int = FORMAT
+
+    def sealed(self, files: Sequence[DataFile]) -> State:
+        """Return the state with the hash over itself and the files that belong to it."""
+        content = msgspec.json.encode(
+            [msgspec.structs.replace(self, manifest=""), sorted(files, key=lambda file: file.name)]
+        )
+        return msgspec.structs.replace(self, manifest=blake2b(content, digest_size=32).hexdigest())
+
+
+class Snapshot(NamedTuple):
+    """An archive at one version of its table; `state` is None where nothing was committed yet."""
+
+    table: DeltaTable
+    version: int
+    state: State | None
+    files: list[DataFile]
+
+    @property
+    def held(self) -> State:
+        """The state of an archive that something was committed to; UsageError for any other."""
+        if self.state is None:
+            raise UsageError("there is no archive yet", next_step="make it with `ledger-replay archive`")
+        return self.state
+
+
+class Archive:
+    """The archive at a location; `expected` is the file that remembers the version it reached last."""
+
+    def __init__(self, location: Location, *, expected: Path | None = None) -> None:
+        self.location = location
+        self.files = Files(location)
+        self._expected = expected
+        self._known: Snapshot | None = None
+        # A handle of its own, which is moved on: those of snapshots stay at their version.
+        self._newest: DeltaTable | None = None
+
+    def snapshot(self) -> Snapshot | None:
+        """Return the archive as it is now, None where there is none; what is known already is not read again.
+
+        IncompleteError where its log cannot be read, lost its newest entries, or is not what was committed;
+        RefusedError for a table that is none of ours.
+        """
+        expected = self._read_expected()
+        if self._is_newest(expected):
+            return self._known
+        try:
+            table = DeltaTable(self.location.url, storage_options=dict(self.location.options) or None)
+        except TableNotFoundError:
+            if expected is None:
+                return None
+            raise self._damaged("the archive is gone, and it was there") from None
+        except (DeltaError, OSError, ValueError) as error:
+            raise self._damaged(f"the log of the archive cannot be read: {str(error).partition(chr(10))[0]}") from error
+        if expected is not None and str(table.metadata().id) != expected.table_id:
+            raise self._damaged("another table is in the archive's place")
+        if expected is not None and table.version() < expected.version:
+            lost = f"its newest version is {table.version()}, and it had {expected.version}"
+            raise self._damaged(f"the log of the archive has lost its newest entries: {lost}")
+        found = self._read(table)
+        if expected is not None and (found.state is None or found.state.commits < expected.commits):
+            raise self._damaged("the log of the archive has lost what was committed last")
+        self._known, self._newest = found, None
+        return found
+
+    def _is_newest(self, expected: _Expected | None) -> bool:
+        """Say whether the table is still at the version that is known."""
+        if self._known is None or (expected is not None and expected.version > self._known.version):
+            return False
+        try:
+            if self._newest is None:
+                self._newest = DeltaTable(self.location.url, storage_options=dict(self.location.options) or None)
+            else:
+                self._newest.update_incremental()
+        except (DeltaError, OSError, ValueError):
+            # What is wrong is said where it is opened anew.
+            return False
+        return self._newest.version() == self._known.version
+
+    def _read(self, table: DeltaTable) -> Snapshot:
+        try:
+            files, state = _files(table), self._state(table.version())
+        except (
+            DeltaError,
+            BaseError,
+            msgspec.MsgspecError,
+            pl.exceptions.PolarsError,
+            AttributeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise self._damaged(f"the log of the archive cannot be understood: {error}") from error
+        if state is None:
+            if files or table.metadata().name != _APPLICATION:
+                raise RefusedError(
+                    "a Delta table that is no archive of ours is there",
+                    where=self.location.url,
+                    next_step="name another place with --archive",
+                )
+            return Snapshot(table, table.version(), None, [])
+        if state.manifest != state.sealed(files).manifest:
+            raise self._damaged("the log of the archive is not what was committed: a part of it was lost or changed")
+        return Snapshot(table, table.version(), state, files)
+
+    def _state(self, version: int) -> State | None:
+        """Return the state of the newest commit of ours up to a version: whoever cleans up commits too.
+
+        The log is read here, since the client's own history is that of the newest version, whatever the table's is.
+        """
+        while version >= 0 and (entry := self.files.log_entry(version)) is not None:
+            for action in entry.splitlines():
+                info = msgspec.json.decode(action).get("commitInfo", {})
+                if _KEY in info:
+                    return msgspec.json.decode(info[_KEY], type=State)
+            version -= 1
+        return None
+
+    def commit(
+        self,
+        base: Snapshot | None,
+        state: State,
+        *,
+        added: Sequence[Written] = (),
+        removed: Sequence[DataFile] = (),
+    ) -> Snapshot:
+        """Move the archive on from `base`; PositionMoved where another process did so first, and nothing is changed.
+
+        The files of `added` are there already; they are part of the archive from the commit on, those of `removed`
+        no more.
+        """
+        base = base or self._create()
+        gone = {file.name for file in removed}
+        files = [*(file for file in base.files if file.name not in gone), *(written.file for written in added)]
+        commits = base.state.commits + 1 if base.state else 1
+        state = msgspec.structs.replace(state, commits=commits, events=sum(file.events for file in files)).sealed(files)
+        try:
+            base.table.create_write_transaction(
+                [*(_add(written) for written in added), *(_remove(file) for file in removed)],
+                mode="append",
+                schema=delta_schema(),
+                commit_properties=CommitProperties(
+                    custom_metadata={_KEY: msgspec.json.encode(state).decode()},
+                    # The client would put a commit behind one that it does not understand.
+                    max_commit_retries=0,
+                    app_transactions=[Transaction(_APPLICATION, commits), *_positions(state)],
+                ),
+            )
+        except CommitFailedError as error:
+            raise self._moved() from error
+        found = self.snapshot()
+        if found is None or found.state is None or found.state.commits < commits:
+            raise self._damaged("the archive is not what was just committed")
+        self._expect(found)
+        return found
+
+    def vacuum(self, *, keep_versions: Sequence[int], retention_hours: int, dry_run: bool = False) -> list[str]:
+        """Delete the files that no version of the table needs which is younger than that, or among `keep_versions`.
+
+        Return their names. A version that the table's log does not have any more keeps nothing.
+        """
+        found = self.snapshot()
+        if found is None:
+            return []
+        there = self.files.names()
+        kept = sorted({found.version, *(version for version in keep_versions if self._has(version, found.version))})
+        # What was deleted before is named again by each vacuum, and each writes to the log.
+        gone = sorted(there & {Path(name).name for name in _vacuum(found.table, kept, retention_hours, dry_run=True)})
+        if dry_run or not gone:
+            return gone
+        _vacuum(found.table, kept, retention_hours, dry_run=False)
+        after = self.snapshot()
+        if after is not None:
+            self._expect(after)
+        return sorted(there - self.files.names())
+
+    def _has(self, version: int, newest: int) -> bool:
+        """Say whether the log still tells what a version of the table was made of."""
+        if version >= newest:
+            return version == newest
+        try:
+            DeltaTable(self.location.url, version=version, storage_options=dict(self.location.options) or None)
+        except DeltaError:
+            return False
+        return True
+
+    def _create(self) -> Snapshot:
+        options = dict(self.location.options) or None
+        try:
+            table = DeltaTable.create(
+                self.location.url,
+                delta_schema(),
+                name=_APPLICATION,
+                description="Events of a points ledger, each once: (account_id, version) is the key.",
+                storage_options=options,
+            )
+        except (CommitFailedError, DeltaError) as error:
+            raise self._moved() from error
+        return Snapshot(table, table.version(), None, [])
+
+    def _moved(self) -> PositionMoved:
+        return PositionMoved(
+            "another process moved the archive on first", where=self.location.url, next_step="run it again"
+        )
+
+    def _damaged(self, what: str) -> IncompleteError:
+        return IncompleteError(
+            what,
+            where=self.location.url,
+            next_step="put the archive back from a copy, or move it away and make it again with `archive`",
+        )
+
+    def _expect(self, found: Snapshot) -> None:
+        if self._expected is None or found.state is None:
+            return
+        table_id = str(found.table.metadata().id)
+        known = self._read_expected()
+        if known is not None and known.table_id == table_id and known.version >= found.version:
+            # Another process went further meanwhile.
+            return
+        text = msgspec.json.encode(_Expected(table_id=table_id, version=found.version, commits=found.state.commits))
+        # Of its own name, since others may be at the same.
+        new = self._expected.with_name(f"{self._expected.name}.{uuid4().hex}.new")
+        new.write_bytes(text)
+        new.replace(self._expected)
+
+    def _read_expected(self) -> _Expected | None:
+        if self._expected is None or not self._expected.exists():
+            return None
+        try:
+            return msgspec.json.decode(self._expected.read_bytes(), type=_Expected)
+        except msgspec.MsgspecError as error:
+            raise IncompleteError(
+                f"what the archive should be cannot be read: {error}",
+                where=str(self._expected),
+                next_step="check the archive with `archive --check`, then delete this file",
+            ) from error
+
+
+class _Expected(msgspec.Struct, frozen=True):
+    """The version that an archive reached last, and the number of its newest commit."""
+
+    table_id: str
+    version: int
+    commits: int = 0
+
+
+def _vacuum(table: DeltaTable, kept: list[int], retention_hours: int, *, dry_run: bool) -> list[str]:
+    return table.vacuum(
+        retention_hours=retention_hours,
+        dry_run=dry_run,
+        enforce_retention_duration=False,
+        full=True,
+        keep_versions=kept,
+    )
+
+
+def _files(table: DeltaTable) -> list[DataFile]:
+    actions = pl.DataFrame(table.get_add_actions(flatten=True))
+    if actions.is_empty():
+        return []
+    columns = {
+        "name": "path",
+        "bytes": "size_bytes",
+        "events": "num_records",
+        "first_account": "min.account_id",
+        "last_account": "max.account_id",
+    }
+    amounts = actions["max.amount"].fill_null(0) if "max.amount" in actions.columns else [0] * actions.height
+    rows = actions.select(pl.col(path).alias(name) for name, path in columns.items()).with_columns(amount_max=amounts)
+    return [DataFile(**row) for row in rows.sort("name").iter_rows(named=True)]
+
+
+def _add(written: Written) -> AddAction:
+    file = written.file
+    return AddAction(file.name, file.bytes, {}, int(time.time() * 1000), True, written.statistics)
+
+
+def _remove(file: DataFile) -> RemoveAction:
+    return RemoveAction(file.name, True, int(time.time() * 1000), size=file.bytes)
+
+
+def _positions(state: State) -> list[Transaction]:
+    application = f"{_APPLICATION}:{state.source}:{state.source_id}"
+    if isinstance(state.position, int):
+        return [Transaction(application, state.position)]
+    return [Transaction(f"{application}:{partition}", offset) for partition, offset in sorted(state.position.items())]
