@@ -125,7 +125,7 @@ def _found_topic(run: Run, store: Store, name: str | None) -> _Reading:
 
 def _from_topic(run: Run, place: Archive, reading: _Reading) -> Archived:
     from consumers.archiver import archive_topic
-    from replay.topic.rebuild import topic_watermark
+    from replay.topic.rebuild import published_of, topic_watermark
 
     store, kafka, topic, known = reading
     now = run.now if run.options.now else None
@@ -135,6 +135,7 @@ def _from_topic(run: Run, place: Archive, reading: _Reading) -> Archived:
             kafka,
             topic,
             ledger_id=_ledger_id(store, place),
+            published=published_of(store, known),
             watermark=lambda: None if known is None else topic_watermark(store, known, now),
             waiting=lambda words: run.warn(words) if words else None,
             progress=progress,

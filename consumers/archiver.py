@@ -16,14 +16,15 @@ import polars as pl
 from ledger.store import Store
 from replay.archive.appending import Appending, Origin
 from replay.archive.table import Archive, State
-from replay.certificate import COMPLETE, INCOMPLETE
+from replay.certificate import COMPLETE, INCOMPLETE, Unread
 from replay.engine import Progress, run
 from replay.store_source import StoreSource
 from replay.topic.client import PartitionStopped, Reader, Waiting, open_reader
 from replay.topic.connection import Connection
+from replay.topic.full_replay import Published, unlike
 from replay.topic.metadata import Topic
 from replay.topic.source import PartitionSource
-from schemas.errors import RefusedError
+from schemas.errors import PositionMoved, RefusedError
 
 __all__ = ["Archived", "archive_store", "archive_topic"]
 
@@ -61,7 +62,15 @@ def archive_store(
     target = Appending(archive, origin)
     appended = 0
     while True:
-        state = _from_store(target, store, now, progress)
+        try:
+            state = _from_store(target, store, now, progress)
+        except PositionMoved:
+            if not follow or should_stop():
+                raise
+            # Somebody compacted it, say: a follower goes on from what is there now.
+            appended += target.appended
+            target = Appending(archive, origin)
+            continue
         if not follow or should_stop():
             return _archived(target, state, appended + target.appended)
         if state.parked or state.poison:
@@ -72,8 +81,11 @@ def archive_store(
 
 
 def _from_store(target: Appending, store: Store, now: Callable[[], datetime], progress: Progress | None) -> State:
+    # Before the snapshot: what is recorded between the two would be vouched for, and not be there. A clock that was
+    # set ahead vouches for nothing that is to come.
+    watermark = min(now(), datetime.now(UTC))
     with StoreSource.snapshot(store) as source:
-        head, watermark = source.head(), now()
+        head = source.head()
         state = target.state
         if state is not None and isinstance(state.position, int) and head < state.position:
             raise RefusedError(
@@ -86,7 +98,7 @@ def _from_store(target: Appending, store: Store, now: Callable[[], datetime], pr
             run(source.of_accounts(target.held), target, after=0, until=target.start())
         target.passed()
         run(source, target, after=target.start(), until=head, progress=progress)
-        return target.conclude(source.ends(head), source.copies, watermark=watermark)
+        return target.conclude(target.judged(source.ends(head), source.copies), watermark=watermark)
 
 
 def _wait(
@@ -111,18 +123,21 @@ def archive_topic(
     topic: Topic,
     *,
     ledger_id: str,
+    published: Published | None = None,
     watermark: Callable[[], datetime | None] = lambda: None,
     waiting: Waiting | None = None,
     progress: Progress | None = None,
 ) -> Archived:
     """Append what a topic has after the archive's position, up to its ends as they were described.
 
-    A partition that cannot be read to its end is named; what came before it is archived. `watermark` is asked once
-    all was read. RefusedError where the archive is of another source, or a partition lost its beginning or its end.
+    A partition that cannot be read to its end is named; what came before it is archived. What a store `published` is
+    held against what came: where accounts end at least, and that they are the same events. `watermark` is asked once
+    all was read and nothing is wrong. RefusedError where the archive is of another source, or a partition lost its
+    beginning or its end.
     """
     target = Appending(archive, Origin("topic", topic.topic_id, ledger_id, topic.name))
     _refuse_lost(topic, target.state)
-    unread: list[str] = []
+    unread: list[Unread] = []
     sources: list[PartitionSource] = []
     with open_reader(connection, topic.name) as reader:
         for partition, bounds in sorted(topic.partitions.items()):
@@ -132,18 +147,35 @@ def archive_topic(
                 run(source, target.of(partition), after=target.start(partition), until=bounds.high, progress=progress)
                 target.passed(partition)
             except PartitionStopped as stopped:
-                unread.append(str(stopped))
+                unread.append(_unread(stopped, bounds.high))
 
         def copies(keys: pl.DataFrame) -> pl.DataFrame:
             return pl.concat([source.copies(keys) for source in sources]).unique()
 
         try:
-            state = target.conclude(None, copies, watermark=None if unread else watermark())
+            found = target.judged(None, copies)
         except PartitionStopped as stopped:
             raise RefusedError(
                 f"what came twice could not be compared: {stopped}", where=topic.name, next_step="run it again"
             ) from stopped
-    return _archived(target, state, target.appended, unread)
+    if published is not None:
+        for each in unlike(target.last, published.ends, is_whole=not unread):
+            found.setdefault(each.account_id, each)
+    is_whole = target.is_readable and not found and not unread
+    moment = watermark() if is_whole else None
+    known_until = None if moment is None else min(moment, datetime.now(UTC))
+    state = target.conclude(found, watermark=known_until, unread=unread)
+    return _archived(target, state, target.appended)
+
+
+def _unread(stopped: PartitionStopped, until: int) -> Unread:
+    return Unread(
+        partition=stopped.partition,
+        offset=stopped.offset,
+        until=until,
+        reason=stopped.reason,
+        details=stopped.details,
+    )
 
 
 def _source(reader: Reader, topic: Topic, partition: int, end: int, waiting: Waiting | None) -> PartitionSource:
@@ -168,6 +200,9 @@ def _refuse_lost(topic: Topic, state: State | None) -> None:
         )
 
 
-def _archived(target: Appending, state: State, appended: int, unread: list[str] | None = None) -> Archived:
-    verdict = INCOMPLETE if state.parked or state.poison or unread else COMPLETE
-    return Archived(verdict, appended, state, target.version or 0, unread or [])
+def _archived(target: Appending, state: State, appended: int) -> Archived:
+    verdict = INCOMPLETE if state.parked or state.poison or state.unread else COMPLETE
+    unread = [
+        f"partition {each.partition}, offset {each.offset}: {each.reason}: {each.details}" for each in state.unread
+    ]
+    return Archived(verdict, appended, state, target.version or 0, unread)

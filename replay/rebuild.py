@@ -99,6 +99,7 @@ def promote_generation(store: Store, generation: int) -> int:
         by_number = {found.generation: found for found in read_model.generations(connection)}
         if generation in by_number:
             _refuse_incomplete(by_number[generation])
+            _refuse_unproved(connection, generation)
             _bring_to_head(store, connection, by_number[generation])
             certificate = _certificate(by_number[generation])
             source = "store" if certificate is None else certificate.source
@@ -134,6 +135,16 @@ def _bring_to_head(store: Store, connection: Connection, found: read_model.Gener
         bring_level(store, connection, found)
     else:
         bring_forward(store, connection, found, until=store.head(connection))
+
+
+def _refuse_unproved(connection: Connection, generation: int) -> None:
+    """Rows without a chain may be made of other events than the store's, and nothing later would show it."""
+    unproved = read_model.rows(connection, generation).filter(pl.col("chain").is_null())["account_id"].sort().to_list()
+    if unproved:
+        raise RefusedError(
+            f"generation {generation} cannot go live: " + _named("without the chain of its events", unproved),
+            next_step="an archive knows chains at its own end only: rebuild from it without --until, or from the store",
+        )
 
 
 def _refuse_past_head(store: Store, connection: Connection, found: read_model.Generation) -> None:

@@ -89,13 +89,18 @@ def topics_in_memory() -> Iterator[None]:
 
 
 def archived_topic(
-    archive: Archive, sent: Sequence[Sent], *, chunk_records: int = 3, stop: tuple[int, int] | None = None
+    archive: Archive,
+    sent: Sequence[Sent],
+    *,
+    chunk_records: int = 3,
+    stop: tuple[int, int] | None = None,
+    **options: Any,
 ) -> Archived:
     """Bring an archive up to date from a topic in memory, which holds these records."""
     reader = FakeReader(list(sent), chunk_records, stop)
     connection = _Remembered(bootstrap_servers="nowhere:1", reader=reader)
     with topics_in_memory():
-        return archive_topic(archive, connection, reader.topic, ledger_id="ledger")
+        return archive_topic(archive, connection, reader.topic, ledger_id="ledger", **options)
 
 
 def keys_of(archive: Archive) -> pl.DataFrame:

@@ -9,7 +9,7 @@ where they stopped. What is known of them from before counts until that was done
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import polars as pl
 from replay.archive.reading import scan
 from replay.archive.schema import ARCHIVE_SCHEMA
 from replay.archive.table import Archive, Snapshot, State
-from replay.certificate import Position
+from replay.certificate import Position, Unread
 from replay.gate import LAST_SCHEMA, Gate, Parked
 from replay.source import Batch
 from schemas.columns import DETAIL_COLUMNS
@@ -121,9 +121,23 @@ class Appending:
             }
             self._commit(uncompared | self._gate.parked(None, _no_copies), None, concluded=False)
 
-    def conclude(self, ends: pl.DataFrame | None, copies: Copies, *, watermark: datetime | None) -> State:
-        """Commit what is left with the judgement over all; `ends` and `copies` are those of a source."""
-        return self._commit(self._gate.parked(ends, copies), watermark, concluded=True)
+    @property
+    def last(self) -> pl.DataFrame:
+        """The last version of every account that was let through, and the chain there (`LAST_SCHEMA`)."""
+        return self._gate.last
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether there was nothing that could not be read."""
+        return not self._gate.poison
+
+    def judged(self, ends: pl.DataFrame | None, copies: Copies) -> dict[str, Parked]:
+        """Return the accounts that cannot be vouched for; `ends` and `copies` are those of a source."""
+        return self._gate.parked(ends, copies)
+
+    def conclude(self, found: dict[str, Parked], *, watermark: datetime | None, unread: Sequence[Unread] = ()) -> State:
+        """Commit what is left with what was `judged` over all; `unread` are the partitions that have more."""
+        return self._commit(found, watermark, concluded=True, unread=unread)
 
     def _unknown(self, events: pl.DataFrame, done: int) -> pl.DataFrame:
         """Leave out what is in the archive already: all that was read before, but for the accounts that waited."""
@@ -134,7 +148,14 @@ class Appending:
         is_new = events["position"] >= done if self._origin.source == "topic" else events["position"] > done
         return events.filter(is_new | is_held)
 
-    def _commit(self, found: dict[str, Parked], watermark: datetime | None, *, concluded: bool) -> State:
+    def _commit(
+        self,
+        found: dict[str, Parked],
+        watermark: datetime | None,
+        *,
+        concluded: bool,
+        unread: Sequence[Unread] = (),
+    ) -> State:
         events = self._events()
         # What is still to be read again is as it was.
         before = self._before if self._again else None
@@ -157,6 +178,7 @@ class Appending:
             poison=[*self._gate.poison, *(each for each in poison if each not in self._gate.poison)],
             repeats=self._repeats(parked),
             concluded=concluded,
+            unread=list(unread),
         )
         if events.is_empty() and self.state is not None and _is_same(state, self.state):
             return self.state

@@ -96,12 +96,15 @@ def _statistics(rows: int, bounds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Files:
-    """The data files of one location; what was found whole once is not looked at again by the same instance."""
+    """The data files of one location; what was found whole is not hashed again by the same instance until it changes.
+
+    What a disk loses without anybody writing to the file is noticed by the next instance.
+    """
 
     def __init__(self, location: Location) -> None:
         """Take a location; UsageError where it is no place for files."""
         self._location = location
-        self._whole: set[str] = set()
+        self._whole: dict[str, object] = {}
         if location.folder is None:
             _ = self._store
 
@@ -140,16 +143,30 @@ class Files:
 
     def check(self, files: Iterable[DataFile]) -> dict[str, str]:
         """Return what is wrong with each file that is not what its name says, by name."""
-        unknown = [file for file in files if file.name not in self._whole]
+        asked = list(files)
+        marks = {file.name: self._mark(file.name) for file in asked}
+        whole = {name for name, mark in marks.items() if mark is not None and self._whole.get(name) == mark}
+        unknown = [file for file in asked if file.name not in whole]
         # Hashing leaves the interpreter's lock.
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             found = dict(zip((file.name for file in unknown), threads.map(self._problem, unknown), strict=True))
-        self._whole.update(name for name, problem in found.items() if problem is None)
+        self._whole.update((name, marks[name]) for name, problem in found.items() if problem is None)
         return {name: problem for name, problem in found.items() if problem is not None}
 
     def forget(self) -> None:
         """Look at every file again from now on."""
         self._whole.clear()
+
+    def _mark(self, name: str) -> object:
+        """Return what changes when a file is written again, None where it is not there."""
+        try:
+            if self._location.folder is not None:
+                found = (self._location.folder / name).stat()
+                return found.st_size, found.st_mtime_ns, found.st_ino
+            meta = obstore.head(self._store, name)
+            return meta["size"], meta["last_modified"], meta.get("e_tag")
+        except Exception:  # noqa: BLE001 - whatever it is, it is said where the file is read.
+            return None
 
     def _problem(self, file: DataFile) -> str | None:
         try:

@@ -19,7 +19,7 @@ from projections import BALANCES, Projection
 from replay.archive.files import DataFile
 from replay.archive.reading import files_of, scan, slices
 from replay.archive.table import Archive, Snapshot, State
-from replay.certificate import Damaged, Position
+from replay.certificate import Damaged, Position, Unread
 from replay.full_replay import CORE, Replay, concluded
 from replay.gate import Gate, Parked
 from replay.moment import Moment
@@ -28,9 +28,6 @@ from schemas import PoisonEvent
 from schemas.errors import IncompleteError, UsageError
 
 __all__ = ["damage", "replayed_archive", "snapshot_of"]
-
-#: Events folded at once where the state has a row a transaction.
-SLICE_EVENTS = 2_000_000
 
 #: Events folded at once where a state has a row a transaction.
 SLICE_EVENTS = 1_000_000
@@ -79,8 +76,15 @@ def replayed_archive(
                 where=f"table version {snapshot.version}",
                 next_step="see `archive --check`",
             )
-        parked = _parked(asked, scan(archive, good))
-        yield _concluded(asked, states, last, parked=parked, events=count, table_version=snapshot.version)
+        yield _concluded(
+            asked,
+            states,
+            last,
+            parked=_parked(asked, scan(archive, good)),
+            withheld=_withheld(asked, scan(archive, good)),
+            events=count,
+            table_version=snapshot.version,
+        )
 
 
 def _parts(archive: Archive, files: Sequence[DataFile], projections: Sequence[Projection]) -> Iterator[pl.LazyFrame]:
@@ -146,7 +150,7 @@ def _last(asked: _Asked, states: States, events: pl.LazyFrame, *, links: bool) -
     """Return the last version of each account (`LAST_SCHEMA`) and the number of events that were let through."""
     last = states.value(BALANCES).select("account_id", "version")
     count = int(last["version"].sum())
-    if asked.moment is not None and asked.is_all:
+    if asked.moment is not None and asked.is_all and not asked.damaged:
         count = asked.state.events
     elif asked.moment is not None:
         # An account that has events, and none of that moment, is known all the same.
@@ -207,6 +211,21 @@ def _parked(asked: _Asked, events: pl.LazyFrame) -> dict[str, Parked]:
     return found
 
 
+def _unread(asked: _Asked) -> list[Unread]:
+    """Return the partitions that have more than is known; up to a position that was asked everything is."""
+    return asked.state.unread if asked.at is None else []
+
+
+def _withheld(asked: _Asked, events: pl.LazyFrame) -> list[str]:
+    """Return the accounts that are in a partition which could not be read to its end, where they may go on."""
+    partitions = [each.partition for each in _unread(asked)]
+    if not partitions:
+        return []
+    of_them = events.filter(pl.col("partition").is_in(partitions)).select(pl.col("account_id").unique()).collect()
+    found: list[str] = of_them["account_id"].to_list()
+    return found
+
+
 def _was_whole(found: Parked, at: Position, last_version: int, last_position: int) -> bool:
     """Say whether a parked account, of which the archive has events up to a version, was whole at a position.
 
@@ -229,6 +248,7 @@ def _concluded(
     last: pl.DataFrame,
     *,
     parked: dict[str, Parked],
+    withheld: list[str],
     events: int,
     table_version: int,
 ) -> Replay:
@@ -248,6 +268,8 @@ def _concluded(
         topic_id=state.source_id if state.source == "topic" else None,
         table_version=table_version,
         damaged=list(asked.damaged),
+        unread=_unread(asked),
+        withheld=withheld,
     )
 
 

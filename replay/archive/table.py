@@ -26,7 +26,7 @@ from obstore.exceptions import BaseError
 
 from replay.archive.files import DataFile, Files, Location, Written
 from replay.archive.schema import delta_schema
-from replay.certificate import Position
+from replay.certificate import Position, Unread
 from replay.gate import Parked
 from schemas import PoisonEvent
 from schemas.errors import IncompleteError, PositionMoved, RefusedError, UsageError
@@ -67,6 +67,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     watermark: datetime | None = None
     parked: list[Parked] = []
     poison: list[PoisonEvent] = []
+    unread: list[Unread] = []
     repeats: dict[str, list[int]] = {}
     concluded: bool = True
     manifest: str = ""
@@ -263,6 +264,8 @@ class Archive:
                 delta_schema(),
                 name=_APPLICATION,
                 description="Events of a points ledger, each once: (account_id, version) is the key.",
+                # A log that is cleaned up loses what certificates are about, and in the end our state.
+                configuration={"delta.enableExpiredLogCleanup": "false"},
                 storage_options=options,
             )
         except (CommitFailedError, DeltaError) as error:
@@ -278,7 +281,9 @@ class Archive:
         return IncompleteError(
             what,
             where=self.location.url,
-            next_step="put the archive back from a copy, or move it away and make it again with `archive`",
+            next_step="put the archive back from a copy, or move it away"
+            + (f" together with {self._expected}" if self._expected is not None else "")
+            + " and make it again with `archive`",
         )
 
     def _expect(self, found: Snapshot) -> None:

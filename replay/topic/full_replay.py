@@ -31,7 +31,7 @@ from replay.topic.refusals import resumable_from
 from replay.topic.split import regated, seen_in, split_accounts
 from replay.topic.workers import replay_partitions
 
-__all__ = ["Published", "Watch", "replayed_topic"]
+__all__ = ["Published", "Watch", "replayed_topic", "unlike"]
 
 #: Called with the state of every partition that is known so far, whenever one changes.
 Watch = Callable[[dict[int, State]], None]
@@ -191,7 +191,7 @@ class _Merged:
         unread, withheld = self._unread()
         if published is not None:
             # Where a partition is unread or cut off, what is missing may be there.
-            for found in _unlike(self.gate.last, published.ends, is_whole=not (unread or is_cut)):
+            for found in unlike(self.gate.last, published.ends, is_whole=not (unread or is_cut)):
                 self._parked.setdefault(found.account_id, found)
         outcomes = sorted(self._outcomes.items())
         resumed = {partition: each.resumed_from for partition, each in outcomes if each.resumed_from}
@@ -253,7 +253,7 @@ def _admitted(known: Checkpoint | None, accounts: pl.Series) -> int:
     return int(known.gate().last.filter(pl.col("account_id").is_in(accounts.implode()))["version"].sum())
 
 
-def _unlike(last: pl.DataFrame, ends: pl.DataFrame, *, is_whole: bool) -> list[Parked]:
+def unlike(last: pl.DataFrame, ends: pl.DataFrame, *, is_whole: bool) -> list[Parked]:
     """Return the accounts that are at their end with another chain, and, if all was read, those that end before it."""
     both = ends.join(last, on="account_id", how="left", suffix="_found")
     chains_differ = (pl.col("version") == pl.col("version_found")) & (pl.col("chain") != pl.col("chain_found"))

@@ -55,7 +55,7 @@ def rebuild_from_topic(
     topic, known = found_topic(store, connection, topic_name, accept_topic=accept_topic)
     _check_until(topic, until)
     folder = _folder(checkpoint_folder, topic, restart=restart)
-    published = _published(store, known)
+    published = published_of(store, known)
     with replayed_topic(
         connection,
         topic,
@@ -101,7 +101,7 @@ def balances_from_topic(
     moment = Moment.asked(as_of, recorded_as_of)
     topic, known = found_topic(store, connection, topic_name)
     _check_until(topic, at)
-    published = _published(store, known)
+    published = published_of(store, known)
     with replayed_topic(
         connection,
         topic,
@@ -133,7 +133,7 @@ def found_topic(
     return topic, known
 
 
-def _published(store: Store, known: KnownTopic | None) -> Published | None:
+def published_of(store: Store, known: KnownTopic | None) -> Published | None:
     """Return where accounts ended in the store at the position that was published, None where none was."""
     if known is None or known.position == 0:
         return None

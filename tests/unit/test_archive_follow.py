@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from archives import archive_at, check_exactly_once, commits_of, said, said_by_store
@@ -13,8 +14,8 @@ from samples import account_stream
 
 from consumers.archiver import archive_store
 from ledger import Store
+from replay import StoreSource
 from replay.archive.compaction import compact
-from schemas.errors import PositionMoved
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -87,9 +88,8 @@ def test_a_follower_heals_with_the_store(tmp_path, store):
         lambda: compact(archive_at(tmp_path)),
         nothing,
     )
-    with pytest.raises(PositionMoved):
-        # A compaction beside it moves the archive on: whoever follows begins again.
-        follow(tmp_path, store, Script(nothing, lambda: compact_two_files(tmp_path, store), *[nothing] * 9))
+    # A compaction beside it moves the archive on: whoever follows goes on from there.
+    follow(tmp_path, store, Script(nothing, lambda: compact_two_files(tmp_path, store), *[nothing] * 9))
     assert follow(tmp_path, store, script).state.parked[0].account_id == "a"
     found = follow(tmp_path, store, Script(nothing, lambda: put_back(store, lost.pop()), *[nothing] * 6))
     assert (found.verdict, found.state.parked) == ("COMPLETE", [])
@@ -102,3 +102,19 @@ def compact_two_files(folder: Path, store: Store) -> None:
     append(store, *account_stream("a-new", 2))
     archive_store(archive_at(folder), store)
     compact(archive_at(folder))
+
+
+def test_what_is_recorded_while_it_reads_is_not_vouched_for(tmp_path, store):
+    """The watermark is a moment before the store was read, and never one that is still to come."""
+    read: list[datetime] = []
+    snapshot = StoreSource.snapshot
+
+    def reading(*arguments: object, **options: object) -> object:
+        read.append(datetime.now(UTC))
+        return snapshot(*arguments, **options)
+
+    with patch.object(StoreSource, "snapshot", reading):
+        found = archive_store(archive_at(tmp_path), store)
+    assert found.state.watermark <= read[0]
+    ahead = archive_store(archive_at(tmp_path), store, now=lambda: datetime(2999, 1, 1, tzinfo=UTC))
+    assert read[0] < ahead.state.watermark <= datetime.now(UTC)

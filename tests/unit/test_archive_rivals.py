@@ -88,7 +88,7 @@ def conclude(target: Appending, store: Store) -> None:
     with StoreSource.snapshot(store, batch_events=2) as source:
         target.passed()
         run(source, target, after=target.start(), until=source.head())
-        target.conclude(source.ends(source.head()), source.copies, watermark=None)
+        target.conclude(target.judged(source.ends(source.head()), source.copies), watermark=None)
 
 
 def test_two_that_both_begin_an_archive(tmp_path, store):
