@@ -49,7 +49,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     on from, which of a topic is before `position` while an account waits behind a gap. `watermark` is the newest moment
     of the recorded clock up to which the archive is known to hold all that the store had, null where that is not known.
     `events` counts the rows, `accounts` those who have any or are parked. Of an account of a store that is parked the
-    position is that of its first event which was not let through. `repeats` are the versions, by account, that came
+    position is that of its first event which was not let through. `unread` are the partitions of a topic that have more
+    than could be read. `repeats` are the versions, by account, that came
     more than once for accounts that are parked: they are compared again at the end of every run. `concluded` is false
     between the commits of one run, when no account was held against its end yet. `commits` is the number that every
     commit raises; `manifest` is over files and state.
