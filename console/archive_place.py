@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, TypeVar
 
-from schemas.errors import UsageError
+from schemas.errors import ConfigurationError, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from console.run import Run
     from console.settings import ArchiveSettings
+    from ledger.store import Store
     from replay.archive.table import Archive
 
-__all__ = ["open_archive"]
+__all__ = ["archive_to_ask", "ask_ledger", "open_archive"]
+
+Found = TypeVar("Found")
 
 FOLDER = "archive"
 
@@ -23,24 +28,48 @@ def open_archive(data: Path, settings: ArchiveSettings, named: str | None) -> Ar
 
     UsageError where nothing can be there.
     """
-    from replay.archive.files import Location
-    from replay.archive.table import Archive
+    from replay.archive.opening import open_archive as opened
+    from replay.archive.opening import place_of
 
     own = data / FOLDER
-    url = _place(named or settings.url or str(own))
+    url = place_of(named or settings.url or own)
     if "://" in url:
-        return Archive(Location(url, settings.values()), expected=data / _remembered(url))
-    folder = Path(url)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError("the archive's place is a file", where=url, next_step="name a folder with --archive")
-    is_own = folder.absolute() == own.absolute()
-    return Archive(Location(url), expected=data / (f"{FOLDER}.json" if is_own else _remembered(str(folder.resolve()))))
+        return opened(url, options=settings.values(), expected=data / _remembered(url))
+    is_own = Path(url).absolute() == own.absolute()
+    return opened(url, expected=data / (f"{FOLDER}.json" if is_own else _remembered(str(Path(url).resolve()))))
 
 
-def _place(url: str) -> str:
-    """Return a URL of a file as the folder that it is."""
-    parts = urlsplit(url)
-    return unquote(parts.path) if parts.scheme == "file" else url.rstrip("/") or url
+def archive_to_ask(run: Run, named: str | None) -> Archive:
+    """Return the archive that is asked; RefusedError where it is of another ledger than the one that is here.
+
+    UsageError where there is no archive.
+    """
+    from replay.archive.full_replay import snapshot_of
+    from replay.archive.rebuild import refuse_other_ledger
+
+    found = run.archive(named)
+    state = snapshot_of(found).held
+    ask_ledger(run, lambda store: refuse_other_ledger(store, found, state))
+    return found
+
+
+def ask_ledger(run: Run, question: Callable[[Store], Found]) -> Found | None:
+    """Return what the ledger beside an archive answers, None where none is here.
+
+    None too where it cannot be read, which is said: an archive is there for the day when the ledger is damaged.
+    """
+    from console.failure import named
+
+    try:
+        with run.ledger() as store:
+            return question(store)
+    except (ConfigurationError, RefusedError):
+        raise
+    except UsageError:
+        return None
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with the ledger, the archive still answers.
+        run.warn(f"the ledger here cannot be read, so the archive is held against nothing: {named(error).what}")
+        return None
 
 
 def _remembered(place: str) -> str:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from console.answer import Answer
+from console.archive_place import archive_to_ask
 from console.run import FORMATS, Run, command
 from console.source import (
     STORE_OR_ARCHIVE,
     ArchivePlace,
     Source,
+    StoreOrArchive,
     TopicName,
     Workers,
     archive_position,
@@ -30,10 +32,6 @@ if TYPE_CHECKING:
     from replay.certificate import Position
 
 __all__ = ["register"]
-
-StoreOrArchive = Annotated[
-    str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store or archive.")
-]
 
 _BALANCE_COLUMNS = (
     "account_id",
@@ -136,7 +134,7 @@ def _from_archive(
 
     # The archive knows of itself up to when it is whole, so only a clock that was given says anything more.
     now = run.now if run.options.now else None
-    return balances_from_archive(run.archive(archive), accounts, at=at, now=now, **moments)
+    return balances_from_archive(archive_to_ask(run, archive), accounts, at=at, now=now, **moments)
 
 
 def _balances_answer(found: Balances) -> Answer:
@@ -157,10 +155,9 @@ def _balances_summary(found: Balances) -> list[str]:
     if found.is_past_watermark:
         return [_past_watermark(found), *missing_lines(certificate)]
     lines = certificate_lines(certificate)
-    if found.moment is not None and found.watermark is not None:
-        counted = _asked_text(certificate)
-        lines.append(f"counted is what {counted}; the watermark is {format_time(found.watermark)}")
-    return lines
+    watermark = "not known" if found.watermark is None else format_time(found.watermark)
+    counted = "" if found.moment is None else f"counted is what {_asked_text(certificate)}; "
+    return [*lines, f"{counted}the watermark is {watermark}"]
 
 
 def _asked_text(certificate: Certificate) -> str:
@@ -220,7 +217,7 @@ def _history(run: Run, account: str, *, source: str, archive: str | None) -> His
     if source == "archive":
         from replay.archive.answers import history_from_archive
 
-        return history_from_archive(run.archive(archive), account)
+        return history_from_archive(archive_to_ask(run, archive), account)
     from replay import history as ask
 
     with run.ledger_with_events() as store:
@@ -263,7 +260,7 @@ def _graph(run: Run, transaction: str, *, source: str, archive: str | None) -> G
     if source == "archive":
         from replay.archive.answers import graph_from_archive
 
-        return graph_from_archive(run.archive(archive), transaction)
+        return graph_from_archive(archive_to_ask(run, archive), transaction)
     from replay import graph as ask
 
     with run.ledger_with_events() as store, run.progress("replaying") as progress:

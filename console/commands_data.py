@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from console import commands_import
 from console.answer import Answer
+from console.archive_place import archive_to_ask
 from console.run import NO_TABLE, Run, command
-from console.words import count
+from console.source import STORE_OR_ARCHIVE, ArchivePlace, StoreOrArchive, need_source
+from console.words import count, first_few, missing_lines
 from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from replay.certificate import Certificate
 
 __all__ = ["register"]
 
@@ -67,16 +72,53 @@ def _refuse_other_content(file: Path) -> None:
 
 
 def export_events(
-    run: Run, *, file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines; - is standard output.")]
+    run: Run,
+    *,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines; - is standard output.")],
+    source: StoreOrArchive = "store",
+    archive: ArchivePlace = None,
 ) -> Answer:
-    """Write every event in stream order as JSON Lines, the bytes that the topic would carry.
+    """Write every event as JSON Lines, the bytes that the topic would carry; of the store in stream order.
 
-    Accounts that a replay cannot vouch for are left out and named: INCOMPLETE, exit status 3.
+    Accounts that a replay cannot vouch for are left out and named: INCOMPLETE, exit status 3. What the store
+    has lost, `import events` brings back from the export of an archive.
     """
+    need_source(source, sources=STORE_OR_ARCHIVE, archive=archive)
+    is_stdout = _need_output(run, file)
+    found = _from_archive(run, archive, file) if source == "archive" else _from_store(run, file)
+    certificate = found.certificate
+    is_whole = certificate.verdict == "COMPLETE" and not found.unproved
+    left_out = [f"{count(len(found.without), 'account')} left out"] if found.without else []
+    missing = [*left_out, *missing_lines(certificate), *_unproved_lines(found.unproved)]
+    fields = {"events": found.events, "file": file, "parked": certificate.parked, "poison": certificate.poison}
+    if source == "archive":
+        fields |= {"damaged": certificate.damaged, "unproved": found.unproved}
+    answer = Answer(
+        verdict="OK" if is_whole else "INCOMPLETE",
+        fields=fields,
+        summary=[f"{count(found.events, 'event')} in {file}"],
+        notes=missing,
+    )
+    if not is_stdout:
+        return answer
+    # Nothing but events may stand in the stream that is being piped.
+    for line in (f"{count(found.events, 'event')} written", *missing):
+        run.warn(line)
+    return answer if run.options.output else Answer(verdict=answer.verdict)
+
+
+class _Exported(NamedTuple):
+    """What was written, the accounts that are known by name to be left out, and those of which no chain proves them."""
+
+    events: int
+    certificate: Certificate
+    without: list[str]
+    unproved: list[str]
+
+
+def _need_output(run: Run, file: str) -> bool:
+    """Say whether events go to standard output; UsageError where they cannot be written as was asked."""
     from console.render import need_place
-    from console.words import missing_lines
-    from ledger.importing import export_events as write_events
-    from replay import balances
 
     is_stdout = file == "-"
     if not is_stdout:
@@ -88,24 +130,31 @@ def export_events(
             "the JSON document and the events would share standard output",
             next_step="name a file for the events, or for the document with --output",
         )
+    return is_stdout
+
+
+def _from_store(run: Run, file: str) -> _Exported:
+    from ledger.importing import export_events as write_events
+    from replay import balances
+
     with run.ledger() as store:
         with run.progress("checking") as progress:
             certificate = balances(store, progress=progress).certificate
         with run.progress("exporting") as progress:
             without = sorted({found.account_id for found in certificate.parked})
             events = write_events(store, file, progress, without=without)
-    verdict = "OK" if certificate.verdict == "COMPLETE" else certificate.verdict
-    left_out = [f"{count(len(without), 'account')} left out"] if without else []
-    missing = [*left_out, *missing_lines(certificate)]
-    answer = Answer(
-        verdict=verdict,
-        fields={"events": events, "file": file, "parked": certificate.parked, "poison": certificate.poison},
-        summary=[f"{count(events, 'event')} in {file}"],
-        notes=missing,
-    )
-    if not is_stdout:
-        return answer
-    # Nothing but events may stand in the stream that is being piped.
-    for line in (f"{count(events, 'event')} written", *missing):
-        run.warn(line)
-    return answer if run.options.output else Answer(verdict=verdict)
+    return _Exported(events, certificate, without, [])
+
+
+def _from_archive(run: Run, archive: str | None, file: str) -> _Exported:
+    from replay.archive.exporting import export_from_archive
+
+    with run.progress("exporting") as progress:
+        found = export_from_archive(archive_to_ask(run, archive), file, progress=progress)
+    parked = {each.account_id for each in found.certificate.parked}
+    return _Exported(found.events, found.certificate, sorted(parked | set(found.unproved)), found.unproved)
+
+
+def _unproved_lines(account_ids: list[str]) -> list[str]:
+    lines = [f"left out: {each}, since its events do not come out as they were appended" for each in account_ids]
+    return first_few(lines, "accounts")

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.errors import IncompleteError, LedgerReplayError, RefusedError, StoreError, UsageError
+from schemas.errors import ArchiveError, IncompleteError, LedgerReplayError, RefusedError, StoreError, UsageError
 
 __all__ = ["fail", "named"]
 
@@ -41,6 +41,12 @@ def named(error: BaseException) -> LedgerReplayError:
         return error
     if hasattr(error, "format_message"):  # typer's own, for a command line that it cannot read.
         return UsageError(error.format_message(), next_step=_help_of(error))
+    if "object-store error" in str(error):
+        # Of polars, while it reads files that were there a moment ago.
+        return ArchiveError(
+            "the archive's object store stopped answering, or said no, while it was read",
+            next_step="run it again; how long to wait is said by timeout and retry_timeout under [archive.options]",
+        )
     if isinstance(error, OSError):
         return _of_system(error)
     if type(error).__module__.startswith("sqlalchemy"):

@@ -13,7 +13,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from replay.topic.partition import State
 
-__all__ = ["bar", "partitions"]
+__all__ = ["bar", "partitions", "rounds"]
 
 
 class _Speed(ProgressColumn):
@@ -82,3 +82,16 @@ def bar(doing: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(doing, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def rounds(doing: str) -> Iterator[tuple[Callable[[int, int | None], None], Callable[[str], None]]]:
+    """Yield a callback as `bar` does, and one that says what a round came to: both in one line, until the end."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), _Speed("events"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(doing, total=None)
+
+        def say(words: str) -> None:
+            progress.update(task, description=f"{doing}: {words}")
+
+        yield lambda done, total: progress.update(task, completed=done, total=total), say

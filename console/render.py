@@ -28,6 +28,12 @@ __all__ = ["ROWS_SHOWN_MAX", "document", "emit", "form_of", "need_place", "text"
 
 ROWS_SHOWN_MAX = 40
 
+#: The lowest exit status of an answer that leaves something out.
+NOT_WHOLE = 3
+
+#: Forms that have no place for words: whoever reads them sees only what is there.
+_WITHOUT_WORDS = ("csv", "dot", "mermaid")
+
 _SQLITE_HEADER = b"SQLite format 3\0"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S%.6fZ"
 ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".dot": "dot", ".gv": "dot", ".mmd": "mermaid"}
@@ -44,15 +50,24 @@ def emit(answer: Answer, *, as_json: bool, format: str | None, output: Path | No
         sys.stderr.write(f"written to {output}\n")
         if as_json:
             _to_stdout(document(answer))
+        else:
+            _say_verdict(answer, is_always=False)
     elif as_json:
         _to_stdout(document(answer))
     else:
-        # Rows alone carry no verdict, so it goes to stderr beside them.
-        if chosen == "csv":
-            sys.stderr.write(f"verdict {answer.verdict}\n")
+        if chosen in _WITHOUT_WORDS:
+            _say_verdict(answer, is_always=chosen == "csv")
         buffer = BytesIO()
         _render(answer, chosen, buffer, is_terminal=sys.stdout.isatty())
         _to_stdout(buffer.getvalue())
+
+
+def _say_verdict(answer: Answer, *, is_always: bool) -> None:
+    """Say on stderr what rows alone do not: the verdict, and of an answer that is not whole what is missing and why."""
+    if is_always or answer.exit_status != 0:
+        sys.stderr.write(f"verdict {answer.verdict}\n")
+    if answer.exit_status >= NOT_WHOLE:
+        sys.stderr.write("".join(f"{line}\n" for line in (*answer.summary, *answer.notes)))
 
 
 def form_of(format: str | None, output: Path | None, *, as_json: bool, formats: Sequence[str] = ()) -> str:

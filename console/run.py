@@ -259,6 +259,17 @@ class Run:
         with bar(doing, unit) as advance:
             yield advance
 
+    @contextmanager
+    def rounds(self, doing: str) -> Iterator[tuple[Progress | None, Callable[[str], None]]]:
+        """Yield a progress callback, and one that says what each round came to; both do nothing off a terminal."""
+        if not sys.stderr.isatty():
+            yield None, lambda _: None
+            return
+        from console.progress import rounds
+
+        with rounds(doing) as shown:
+            yield shown
+
 
 def everywhere(ctx: typer.Context, values: dict[str, Any]) -> Everywhere:
     """Return the options given to this level of the command line over those given before it."""

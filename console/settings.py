@@ -18,10 +18,11 @@
     sasl_plain_password = { env = "KAFKA_PASSWORD" }      # or { file = "/run/secrets/kafka" }
 
     [archive]
-    url = "s3://points/archive"                # default: archive beside it
+    url = "s3://points/archive"                # or a folder, from that of this file; default: archive in --data
 
     [archive.options]                          # of the object store, as its URL's scheme has them
     aws_region = "eu-central-1"
+    connect_timeout = 3                        # a number is in seconds; true, false and numbers need no quotes
     aws_access_key_id = { env = "ARCHIVE_KEY" }
     aws_secret_access_key = { env = "ARCHIVE_SECRET" }
 
@@ -96,18 +97,22 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ArchiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[archive]`: where it is, and what the object store there has to be told."""
+    """The table `[archive]`: where it is (as read, a folder from that of the file), and what a store there is told."""
 
     url: str | None = None
-    options: dict[str, str | Secret] = {}
+    options: dict[str, str | bool | int | float | Secret] = {}
 
     def values(self) -> dict[str, str]:
-        """Return the options with the secrets read."""
+        """Return the options as text, with the secrets read."""
         where = "[archive.options]"
         return {
-            name: value.read(f"{where} {name}") if isinstance(value, Secret) else value
+            name: value.read(f"{where} {name}") if isinstance(value, Secret) else _text(value)
             for name, value in self.options.items()
         }
+
+
+def _text(value: str | bool | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"imports": "import"}):
@@ -137,6 +142,14 @@ def load_settings(data: Path, config: Path | None) -> Settings:
             return Settings()
         raise ConfigurationError(f"cannot read the configuration: {error.strerror}", where=str(path)) from error
     try:
-        return msgspec.toml.decode(content, type=Settings)
+        found = msgspec.toml.decode(content, type=Settings)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigurationError(f"the configuration is wrong: {error}", where=str(path)) from error
+    return msgspec.structs.replace(found, archive=_from_folder(found.archive, path.parent))
+
+
+def _from_folder(archive: ArchiveSettings, folder: Path) -> ArchiveSettings:
+    """Return the settings with a folder that is taken from that of the file, whatever folder the command runs in."""
+    if archive.url is None or "://" in archive.url:
+        return archive
+    return msgspec.structs.replace(archive, url=str(folder / archive.url))

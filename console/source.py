@@ -18,6 +18,7 @@ __all__ = [
     "AcceptTopic",
     "ArchivePlace",
     "Source",
+    "StoreOrArchive",
     "TopicName",
     "Workers",
     "archive_position",
@@ -32,6 +33,9 @@ STORE_OR_ARCHIVE = ("store", "archive")
 
 Source = Annotated[
     str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store, topic or archive.")
+]
+StoreOrArchive = Annotated[
+    str, typer.Option("--from", metavar="SOURCE", help="Where events come from: store or archive.")
 ]
 TopicName = Annotated[
     str | None, typer.Option("--topic", metavar="NAME", help="The topic (default: ledger-events, or as configured).")
@@ -49,8 +53,8 @@ ArchivePlace = Annotated[
     typer.Option(
         "--archive",
         metavar="URL",
-        help="Where the archive is: a folder, or the URL of an object store (default: archive in the data folder, or "
-        "as configured).",
+        help="Where the archive is: a folder, from here, or the URL of an object store (default: as configured, else "
+        "archive in the data folder).",
     ),
 ]
 

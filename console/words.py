@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from replay.certificate import Certificate, Damaged, Position
     from schemas import PoisonEvent
 
-__all__ = ["certificate_lines", "count", "damaged_lines", "first_few", "missing_lines", "position_text"]
+__all__ = ["certificate_lines", "count", "damaged_lines", "first_few", "missing_lines", "position_text", "size"]
 
 SHOWN_MAX = 10
 
@@ -26,6 +26,17 @@ _ADVICE = {
 def count(number: int, word: str, plural: str | None = None) -> str:
     """Return a number with its word: `1 event`, `2,000 events`."""
     return f"{number:,} {word if number == 1 else plural or word + 's'}"
+
+
+def size(number: int) -> str:
+    """Return a number of bytes as people read it: `999 bytes`, `1.2 MB`."""
+    if number < 1_000:
+        return count(number, "byte")
+    units = ("kB", "MB", "GB", "TB")
+    scaled = [(number / 1_000 ** (power + 1), unit) for power, unit in enumerate(units)]
+    # The first unit in which no more than three digits stand before the point.
+    value, unit = next((each for each in scaled if round(each[0], 1) < 1_000), scaled[-1])
+    return f"{value:,.1f} {unit}"
 
 
 def first_few(lines: Sequence[str], what: str) -> list[str]:
@@ -49,13 +60,29 @@ _BRING_BACK = {
 
 
 def damaged_lines(damaged: Sequence[Damaged]) -> list[str]:
-    """Return the damaged data files of an archive by name, and of whom they have events."""
+    """Return the damaged data files of an archive by name, and whose events they had."""
     lines = [
-        f"damaged: {found.file}: {found.reason}; it has {count(found.events, 'event')} of accounts from "
-        f"{found.first_account} to {found.last_account}"
+        f"damaged: {found.file}: {found.reason}; {count(found.events, 'event')} were written to it, of {_whose(found)}"
         for found in damaged
     ]
     return first_few(lines, "damaged files")
+
+
+def _whose(found: Damaged) -> str:
+    """Return the accounts that a file may have events of: the log says where they begin and end, not how many."""
+    if found.first_account == found.last_account:
+        return f"account {found.first_account}"
+    return f"accounts in the range from {found.first_account} to {found.last_account}"
+
+
+def _replayed(certificate: Certificate) -> str:
+    """Return how many events were replayed, of whom and from where."""
+    where = f"replayed from the {certificate.source} up to position {position_text(certificate.position)}"
+    if not certificate.damaged:
+        return f"{count(certificate.events, 'event')} of {count(certificate.accounts, 'account')} {where}"
+    # `accounts` counts those of the whole archive, of whom the ones that a damaged file may have are left out.
+    files = count(len(certificate.damaged), "damaged file")
+    return f"{count(certificate.events, 'event')} {where}, of accounts that cannot be in {files}"
 
 
 def _place(certificate: Certificate, found: PoisonEvent) -> str:
@@ -67,8 +94,7 @@ def _place(certificate: Certificate, found: PoisonEvent) -> str:
 def certificate_lines(certificate: Certificate) -> list[str]:
     """Return what a replay vouches for, and by name what it does not."""
     lines = [
-        f"{certificate.verdict}: {count(certificate.events, 'event')} of {count(certificate.accounts, 'account')} "
-        f"replayed from the {certificate.source} up to position {position_text(certificate.position)}",
+        f"{certificate.verdict}: {_replayed(certificate)}",
         f"digest {certificate.digest}",
     ]
     if certificate.resumed_from is not None:
@@ -86,7 +112,8 @@ def missing_lines(certificate: Certificate) -> list[str]:
     """Return by name what a replay could not read and whom it does not vouch for."""
     unread = [
         f"partition {found.partition} is read only to offset {found.offset:,} of {found.until:,}, {found.reason}: "
-        f"{found.details}; nothing is certified for its {count(found.accounts, 'account')}; {_ADVICE[found.reason]}"
+        f"{found.details}; nothing is certified for its {count(found.accounts, 'account')}; "
+        + ("run `archive --from topic` again" if certificate.source == "archive" else _ADVICE[found.reason])
         for found in certificate.unread
     ]
     poison = [

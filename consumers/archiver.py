@@ -9,24 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
-import polars as pl
-
+from consumers.archived import Archived, archived
+from consumers.topic_rounds import Rounds, TopicNow
 from ledger.store import Store
 from replay.archive.appending import Appending, Origin
 from replay.archive.table import Archive, State
-from replay.certificate import COMPLETE, INCOMPLETE, Unread
 from replay.engine import Progress, run
 from replay.store_source import StoreSource
-from replay.topic.client import PartitionStopped, Reader, Waiting, open_reader
+from replay.topic.client import Waiting, open_reader
 from replay.topic.connection import Connection
-from replay.topic.full_replay import Published, unlike
+from replay.topic.full_replay import Published
 from replay.topic.metadata import Topic
-from replay.topic.source import PartitionSource
-from schemas.errors import PositionMoved, RefusedError
+from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
 
-__all__ = ["Archived", "archive_store", "archive_topic"]
+__all__ = ["Archived", "TopicNow", "archive_store", "archive_topic", "follow_topic"]
 
 POLL_SECONDS = 0.5
 
@@ -34,14 +31,8 @@ POLL_SECONDS = 0.5
 WATERMARK_SECONDS = 60.0
 
 
-class Archived(NamedTuple):
-    """Where an archive is: COMPLETE, or INCOMPLETE with what is `parked` or could not be read (`unread`)."""
-
-    verdict: str
-    appended: int
-    state: State
-    version: int
-    unread: list[str]
+#: Called with where the archive is.
+Told = Callable[[Archived], None]
 
 
 def archive_store(
@@ -52,11 +43,13 @@ def archive_store(
     follow: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    told: Told = lambda _: None,
     poll_seconds: float = POLL_SECONDS,
 ) -> Archived:
     """Append what the store has after the archive's position; with `follow` go on until `should_stop`.
 
-    RefusedError where the archive is of another source, or holds more than the store has.
+    `told` hears of every round of a follower. RefusedError where the archive is of another source, or holds more than
+    the store has.
     """
     origin = Origin("store", store.ledger_id, store.ledger_id)
     target = Appending(archive, origin)
@@ -71,8 +64,11 @@ def archive_store(
             appended += target.appended
             target = Appending(archive, origin)
             continue
+        found = archived(target, state, appended + target.appended)
+        if follow:
+            told(found)
         if not follow or should_stop():
-            return _archived(target, state, appended + target.appended)
+            return found
         if state.parked or state.poison:
             # What waited is read again, since it may be mended by now.
             appended += target.appended
@@ -130,79 +126,98 @@ def archive_topic(
 ) -> Archived:
     """Append what a topic has after the archive's position, up to its ends as they were described.
 
-    A partition that cannot be read to its end is named; what came before it is archived. What a store `published` is
-    held against what came: where accounts end at least, and that they are the same events. `watermark` is asked once
-    all was read and nothing is wrong. RefusedError where the archive is of another source, or a partition lost its
-    beginning or its end.
+    A partition that cannot be read to its end, or not once more to compare what came twice, is named; what came before
+    it is archived. What a store `published`, and its `watermark`, are as of `TopicNow`. RefusedError where the archive
+    is of another source, or a partition lost its beginning or its end.
     """
-    target = Appending(archive, Origin("topic", topic.topic_id, ledger_id, topic.name))
-    _refuse_lost(topic, target.state)
-    unread: list[Unread] = []
-    sources: list[PartitionSource] = []
+    now = TopicNow(topic, lambda: published, watermark)
     with open_reader(connection, topic.name) as reader:
-        for partition, bounds in sorted(topic.partitions.items()):
-            source = _source(reader, topic, partition, bounds.high, waiting)
-            sources.append(source)
-            try:
-                run(source, target.of(partition), after=target.start(partition), until=bounds.high, progress=progress)
-                target.passed(partition)
-            except PartitionStopped as stopped:
-                unread.append(_unread(stopped, bounds.high))
-
-        def copies(keys: pl.DataFrame) -> pl.DataFrame:
-            return pl.concat([source.copies(keys) for source in sources]).unique()
-
-        try:
-            found = target.judged(None, copies)
-        except PartitionStopped as stopped:
-            raise RefusedError(
-                f"what came twice could not be compared: {stopped}", where=topic.name, next_step="run it again"
-            ) from stopped
-    if published is not None:
-        for each in unlike(target.last, published.ends, is_whole=not unread):
-            found.setdefault(each.account_id, each)
-    is_whole = target.is_readable and not found and not unread
-    moment = watermark() if is_whole else None
-    known_until = None if moment is None else min(moment, datetime.now(UTC))
-    state = target.conclude(found, watermark=known_until, unread=unread)
-    return _archived(target, state, target.appended)
+        rounds = Rounds(archive, reader, topic, ledger_id=ledger_id, waiting=waiting, progress=progress)
+        return rounds.take(now, {partition: bounds.high for partition, bounds in topic.partitions.items()})
 
 
-def _unread(stopped: PartitionStopped, until: int) -> Unread:
-    return Unread(
-        partition=stopped.partition,
-        offset=stopped.offset,
-        until=until,
-        reason=stopped.reason,
-        details=stopped.details,
-    )
+def follow_topic(
+    archive: Archive,
+    connection: Connection,
+    look: Callable[[], TopicNow],
+    *,
+    ledger_id: str,
+    should_stop: Callable[[], bool],
+    waiting: Waiting | None = None,
+    progress: Progress | None = None,
+    told: Told = lambda _: None,
+    poll_seconds: float = POLL_SECONDS,
+) -> Archived:
+    """Append what a topic has, and on and on what comes, until `should_stop`; `told` hears of every round.
 
-
-def _source(reader: Reader, topic: Topic, partition: int, end: int, waiting: Waiting | None) -> PartitionSource:
-    source = PartitionSource(reader, topic.topic_id, partition, end=end, keeps_bytes=True)
-    source.waiting = waiting
-    return source
-
-
-def _refuse_lost(topic: Topic, state: State | None) -> None:
-    known = state.position if state is not None and isinstance(state.position, dict) else {}
-    for partition, bounds in sorted(topic.partitions.items()):
-        reached = known.get(partition, 0)
-        if bounds.first > reached:
-            lost = f"begins at offset {bounds.first:,}, the archive has it up to {reached:,}"
-        elif bounds.high < reached:
-            lost = f"ends at offset {bounds.high:,}, the archive has it up to {reached:,}"
-        else:
-            continue
-        raise RefusedError(
-            f"partition {partition} of topic {topic.name!r} {lost}: records were lost",
-            next_step="archive from the store into another place",
+    Each round reads what is committed by then, as `archive_topic` does: an open transaction is waited for without
+    standing in the way. The topic is looked at again and again (`look`); brokers that do not answer are waited for.
+    """
+    now = look()
+    with open_reader(connection, now.topic.name) as reader:
+        rounds = Rounds(
+            archive,
+            reader,
+            now.topic,
+            ledger_id=ledger_id,
+            waiting=waiting,
+            progress=progress,
+            should_stop=should_stop,
         )
+        while True:
+            try:
+                found = rounds.take(now, _committed(now.topic))
+            except PositionMoved:
+                if should_stop():
+                    raise
+                # Somebody compacted it, say: a follower goes on from what is there now.
+                rounds.begin_again()
+                continue
+            told(found)
+            if should_stop():
+                return found
+            if rounds.has_let_go:
+                rounds.begin_again()
+            now = _looked_again(
+                look, now, found.state, should_stop=should_stop, waiting=waiting, poll_seconds=poll_seconds
+            )
+            if should_stop():
+                return found
 
 
-def _archived(target: Appending, state: State, appended: int) -> Archived:
-    verdict = INCOMPLETE if state.parked or state.poison or state.unread else COMPLETE
-    unread = [
-        f"partition {each.partition}, offset {each.offset}: {each.reason}: {each.details}" for each in state.unread
-    ]
-    return Archived(verdict, appended, state, target.version or 0, unread)
+def _committed(topic: Topic) -> dict[int, int]:
+    """Return how far each partition can be read now: behind an open transaction nothing can."""
+    return {partition: bounds.stable for partition, bounds in topic.partitions.items()}
+
+
+def _looked_again(
+    look: Callable[[], TopicNow],
+    before: TopicNow,
+    state: State,
+    *,
+    should_stop: Callable[[], bool],
+    waiting: Waiting | None,
+    poll_seconds: float,
+) -> TopicNow:
+    """Return the topic when there is more of it or to be known of it, when a while is over, or at a stop."""
+    due = time.monotonic() + WATERMARK_SECONDS
+    unread = {each.partition for each in state.unread}
+    reached = state.position if isinstance(state.position, dict) else {}
+    now = before
+    while not should_stop():
+        try:
+            now = look()
+        except BrokerRefused:
+            raise
+        except BrokerError as error:
+            if waiting is not None:
+                waiting(f"the topic cannot be looked at: {error.what}")
+        # What a partition that stopped has is tried again after a while.
+        ends = _committed(now.topic).items()
+        has_more = any(end > reached.get(partition, -1) for partition, end in ends if partition not in unread)
+        if has_more or now.topic.topic_id != before.topic.topic_id or now.mark != before.mark:
+            return now
+        if time.monotonic() >= due:
+            return now
+        time.sleep(poll_seconds)
+    return now

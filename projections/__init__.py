@@ -10,6 +10,7 @@ from projections.integrity import (
     findings,
     identities,
     missing_related,
+    noticed,
     sort_findings,
 )
 from projections.protocol import Projection
@@ -31,6 +32,7 @@ __all__ = [
     "findings",
     "identities",
     "missing_related",
+    "noticed",
     "overflowed",
     "sort_findings",
 ]

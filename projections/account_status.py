@@ -16,7 +16,7 @@ _STATUS_AFTER = {"account.locked": "locked", "account.unlocked": "active", "acco
 
 
 def _fold(events: pl.LazyFrame) -> pl.LazyFrame:
-    status = pl.col("event").replace_strict(_STATUS_AFTER, return_dtype=pl.String)
+    status = pl.col("event").cast(pl.String).replace_strict(_STATUS_AFTER, return_dtype=pl.String)
     rows = events.filter(pl.col("event").is_in(list(_STATUS_AFTER))).select(
         "account_id",
         status.alias("status"),

@@ -32,28 +32,30 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 def _fold(events: pl.LazyFrame) -> pl.LazyFrame:
-    deltas = events.select("account_id", *_deltas(), "version", last_effective_at="effective_at")
-    return _aggregate(deltas)
+    kind = events.collect_schema()["amount"]
+    deltas = events.select("account_id", *_deltas(kind), "version", last_effective_at="effective_at")
+    # It takes 2^32 amounts of 32 bits to leave int64, and a frame has fewer rows than that.
+    return _aggregate(deltas, pl.Int64() if kind == pl.Int32 else pl.Int128())
 
 
 def _merge(left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
-    return _aggregate(pl.concat([left, right]))
+    return _aggregate(pl.concat([left, right]), pl.Int128())
 
 
-def _aggregate(rows: pl.LazyFrame) -> pl.LazyFrame:
+def _aggregate(rows: pl.LazyFrame, wide: pl.DataType) -> pl.LazyFrame:
     return rows.group_by("account_id").agg(
-        pl.col(SUMS).cast(pl.Int128).sum(), pl.col("version", "last_effective_at").max()
+        pl.col(SUMS).cast(wide).sum().cast(pl.Int128), pl.col("version", "last_effective_at").max()
     )
 
 
-def _deltas() -> list[pl.Expr]:
+def _deltas(kind: pl.DataType) -> list[pl.Expr]:
     """What each event is worth in each sum: what the new status counts for, less what the old one did.
 
-    Of one event that is its amount, its negative or nothing, so Int64 holds it: only sums of them need more.
+    Of one event that is its amount, its negative or nothing, so the type of amounts holds it: only sums need more.
     """
     amount = pl.col("amount")
     credit, debit = pl.col("type") == "credit", pl.col("type") == "debit"
-    nothing = pl.lit(0, pl.Int64)
+    nothing = pl.lit(0, kind)
     signed = pl.when(credit).then(amount).when(debit).then(-amount).otherwise(nothing)
     worth = {
         "balance": ("completed", signed),

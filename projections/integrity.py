@@ -26,6 +26,7 @@ __all__ = [
     "findings",
     "identities",
     "missing_related",
+    "noticed",
     "sort_findings",
 ]
 
@@ -68,6 +69,7 @@ def account_findings(
     """Return the findings of each account alone, unsorted.
 
     `transactions` and `balances` may hold any subset of accounts, each account whole; `account_status` may hold more.
+    Of `balances` the rows of `noticed` are enough.
     """
     within = [
         _negative_balance(transactions),
@@ -85,6 +87,18 @@ def account_findings(
         _overflow(balances),
     ]
     return pl.concat(within)
+
+
+def noticed(account_status: pl.LazyFrame, balances: pl.LazyFrame, *, now: datetime) -> pl.LazyFrame:
+    """Return the rows of the balances' state that `account_findings` may have something to say of."""
+    found = [
+        overflowed(balances),
+        balances.filter(_is_over_frozen()),
+        balances.filter(pl.col("last_effective_at") > now),
+        account_status.filter(pl.col("closed_version").is_not_null()),
+    ]
+    accounts = pl.concat([rows.select("account_id") for rows in found])
+    return balances.join(accounts, on="account_id", how="semi")
 
 
 def cross_account_findings(missing: pl.LazyFrame, all_identities: pl.LazyFrame) -> pl.LazyFrame:
@@ -166,27 +180,16 @@ def _negative_balance(transactions: pl.LazyFrame) -> pl.LazyFrame:
     amount, nothing = pl.col("amount").cast(pl.Int128), pl.lit(0, pl.Int128)
     signed = pl.when(pl.col("type") == "credit").then(amount).otherwise(nothing - amount)
     is_completed = pl.col("status") == "completed"
-    first_of_account = (pl.col("account_id") != pl.col("account_id").shift(1)).fill_null(value=True)
-    ordered = (
-        transactions.select(
-            "account_id",
-            "created_at",
-            "created_version",
-            "transaction_id",
-            "type",
-            "amount",
-            is_completed=is_completed,
-            moved=pl.when(is_completed).then(signed).otherwise(nothing),
-        )
-        .sort("account_id", "created_at", "created_version")
-        .with_columns(row=pl.int_range(pl.len()), total=pl.col("moved").cum_sum(), starts=first_of_account)
-    )
-    # One pass over all accounts: what stood before an account's first row is taken off again.
-    start = pl.when("starts").then(pl.col("row")).forward_fill()
-    before = pl.when("starts").then(pl.col("total") - pl.col("moved")).forward_fill()
-    placed = ordered.with_columns(place=pl.col("row") - start, running=pl.col("total") - before)
+    moved = pl.when(is_completed).then(signed).otherwise(nothing)
+    order = ["created_at", "created_version"]
+    running = moved.cum_sum().over("account_id", order_by=order)
+    found = transactions.with_columns(running=running).filter(is_completed & (pl.col("running") < 0))
+    # Few accounts were ever negative, and only those of them have to be numbered.
+    of_accounts = transactions.join(found, on="account_id", how="semi")
+    place = pl.int_range(pl.len()).over("account_id", order_by=order)
+    places = of_accounts.select("account_id", "created_version", place=place)
     return _rows(
-        placed.filter(pl.col("is_completed") & (pl.col("running") < 0)),
+        found.join(places, on=["account_id", "created_version"]),
         "negative_balance",
         position="place",
         expected=pl.lit(">= 0"),
@@ -296,7 +299,8 @@ def _closed_account_event(
         "account_id", "closed_version", "status", "status_version"
     )
     # A closed account has a balance row where the balances are its account range's.
-    last_of_transactions = transactions.group_by("account_id").agg(last_version=pl.col("status_version").max())
+    of_closed = transactions.join(closed, on="account_id", how="semi")
+    last_of_transactions = of_closed.group_by("account_id").agg(last_version=pl.col("status_version").max())
     known = closed.join(balances.select("account_id", "version"), on="account_id").join(
         last_of_transactions, on="account_id", how="left"
     )
@@ -332,11 +336,12 @@ def _future_timestamp(transactions: pl.LazyFrame, now: datetime) -> pl.LazyFrame
 
 def _future_account_event(transactions: pl.LazyFrame, balances: pl.LazyFrame, now: datetime) -> pl.LazyFrame:
     """An event of the account itself (locked, closed) in the future: later than any of its transactions."""
-    latest = transactions.group_by("account_id").agg(pl.col("latest_effective_at").max())
-    ahead = balances.filter(pl.col("last_effective_at") > now).join(latest, on="account_id", how="left")
+    ahead = balances.filter(pl.col("last_effective_at") > now)
+    of_ahead = transactions.join(ahead, on="account_id", how="semi")
+    latest = of_ahead.group_by("account_id").agg(pl.col("latest_effective_at").max())
     is_later = (pl.col("last_effective_at") > pl.col("latest_effective_at")).fill_null(value=True)
     return _rows(
-        ahead.filter(is_later),
+        ahead.join(latest, on="account_id", how="left").filter(is_later),
         "future_timestamp",
         transaction=None,
         position=None,
@@ -346,9 +351,13 @@ def _future_account_event(transactions: pl.LazyFrame, balances: pl.LazyFrame, no
     )
 
 
+def _is_over_frozen() -> pl.Expr:
+    return (pl.col("frozen") > 0) & (pl.col("frozen") > pl.col("balance"))
+
+
 def _over_frozen(balances: pl.LazyFrame) -> pl.LazyFrame:
     return _rows(
-        balances.filter((pl.col("frozen") > 0) & (pl.col("frozen") > pl.col("balance"))),
+        balances.filter(_is_over_frozen()),
         "over_frozen",
         transaction=None,
         position=None,

@@ -128,15 +128,16 @@ def _join(parts: pl.LazyFrame, order: str, as_states: list[pl.Expr]) -> pl.LazyF
 
     A part is consecutive events of its transaction; `order` is the version of its first, and `as_states` makes it
     a state. Most transactions have one part, which is its own result, so only the others are sorted and grouped: by
-    the number of their first row, since numbers are compared faster than two texts.
+    the number of their first row, since numbers are compared faster than two texts. Which ones have one part is told
+    by a hash: where two transactions share one, both go the longer way to the same result.
     """
-    counted = parts.with_row_index("_row").with_columns(
-        _parts=pl.len().over(KEY), _group=pl.col("_row").min().over(KEY)
-    )
-    # Without this the column engine works out what is used twice twice.
-    counted = counted.cache()
-    alone = counted.filter(pl.col("_parts") == 1).select(as_states)
-    several = counted.filter(pl.col("_parts") > 1).sort("_group", order).select(*as_states, "_group")
+    marked = pl.col("transaction_id").hash() ^ pl.col("account_id").hash(seed=1)
+    # Without the cache the column engine works out what is used twice twice.
+    counted = parts.with_columns(_is_alone=pl.len().over(marked) == 1).cache()
+    alone = counted.filter("_is_alone").select(as_states)
+    others = counted.filter(~pl.col("_is_alone")).with_row_index("_row")
+    several = others.with_columns(_group=pl.col("_row").min().over(KEY)).sort("_group", order)
+    several = several.select(*as_states, "_group")
     met = _check_meeting(several).with_columns(_is_odd=_is_odd()).cache()
     odd = met.filter("_is_odd").select("_group").unique()
     plain = met.join(odd, on="_group", how="anti", maintain_order="left")

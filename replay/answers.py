@@ -15,7 +15,7 @@ from replay.certificate import INCOMPLETE, Certificate
 from replay.digest import digest
 from replay.engine import Progress
 from replay.full_replay import Replay, replayed
-from replay.moment import Moment
+from replay.moment import Moment, Time, in_utc
 from replay.store_source import StoreSource
 from schemas.columns import DETAIL_COLUMNS, EVENT_SCHEMA
 from schemas.errors import PointsOverflow, UsageError
@@ -30,6 +30,7 @@ __all__ = [
     "history",
     "history_of",
     "name_unknown",
+    "wanted",
 ]
 
 HISTORY_COLUMNS = (
@@ -80,23 +81,25 @@ def balances(
     account_ids: Sequence[str] = (),
     *,
     at: int | None = None,
-    as_of: datetime | None = None,
-    recorded_as_of: datetime | None = None,
+    as_of: Time | None = None,
+    recorded_as_of: Time | None = None,
     progress: Progress | None = None,
-    now: datetime | None = None,
+    now: Time | None = None,
 ) -> Balances:
     """Return the balances of some accounts (default: all) as the events say, at a position (default: the head).
 
     Of these events count those that happened up to `as_of` and were recorded up to `recorded_as_of`, both inclusive;
     `version` and `last_effective_at` are of the events that count, and an account with none of them has no row. The
-    store is whole up to `now`; a moment after that gives INCOMPLETE and no row at all.
+    store is whole up to `now`; a moment after that gives INCOMPLETE and no row at all. Times are datetimes with a zone,
+    or their text in ISO 8601.
 
     An account that is parked has no row; the certificate names it and the verdict is INCOMPLETE. UsageError
     names an account that the ledger has never seen.
     """
+    account_ids = wanted(account_ids)
     moment = Moment.asked(as_of, recorded_as_of)
     # The snapshot that follows holds everything that was appended up to this moment.
-    watermark = now or datetime.now(UTC)
+    watermark = in_utc(now, "now") or datetime.now(UTC)
     with (
         StoreSource.snapshot(store, account_ids=account_ids or None) as source,
         replayed(source, until=at, moment=moment, progress=progress) as replay,
@@ -149,6 +152,15 @@ EVENTS = Projection(
     fold=lambda events: events.select(_EVENTS_SCHEMA.names()),
     merge=lambda left, right: pl.concat([left, right]),
 )
+
+
+def wanted(account_ids: Sequence[str]) -> list[str]:
+    """Return the accounts that are asked for; a string by itself is the id of one. UsageError for what is no id."""
+    found = [account_ids] if isinstance(account_ids, str) else list(account_ids)
+    wrong = [each for each in found if not isinstance(each, str)]
+    if wrong:
+        raise UsageError(f"{wrong[0]!r} is no account id", next_step="give their ids as text")
+    return found
 
 
 def name_unknown(account_ids: Sequence[str], replay: Replay) -> None:

@@ -60,7 +60,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     `position` is the store's, or of a topic the next offset by partition. `events` counts the events let through
     the gate, `accounts` those that have any event or a head, `repeats` the events dropped because they were there
-    before. `digest` is over the balances rows of all accounts that are not parked, nor in a partition that is
+    before, null where that is not known: an archive of a topic counted them of all accounts and up to its end only.
+    `digest` is over the balances rows of all accounts that are not parked, nor in a partition that is
     `unread`. `resumed_from` is the position of the checkpoint that the run went on from, if it did. `topic` and
     `topic_id` say which topic it was; `beyond_store` counts the accounts that have more events on it, or in the
     archive, than in the store. `table_version` is the version of an archive's table, `damaged` are files of it that
@@ -74,7 +75,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     position: Position
     events: int
     accounts: int
-    repeats: int
+    repeats: int | None
     parked: list[Parked]
     poison: list[PoisonEvent]
     digest: str

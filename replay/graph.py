@@ -86,7 +86,7 @@ def graph_of(replay: Replay, transaction_id: str) -> Graph:
     edges = replay.states.value(RELATIONS).select("transaction_id", "related_transaction_id").unique()
     linked = _linked(edges, transaction_id)
     named = pl.col("transaction_id").is_in(list(linked))
-    buckets = [bucket.filter(named) for bucket in replay.states.buckets(TRANSACTIONS)]
+    buckets = replay.states.buckets(TRANSACTIONS, named)
     transactions = pl.concat([TRANSACTIONS.empty(), *buckets]).select(TRANSACTION_COLUMNS)
     edges = edges.filter(named).sort("transaction_id", "related_transaction_id")
     missing = sorted(linked - set(transactions["transaction_id"]))

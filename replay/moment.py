@@ -6,7 +6,7 @@ judged over everything; only what it folds is of the moment. A position says wha
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from functools import reduce
 from operator import and_
 from typing import TypeVar
@@ -17,7 +17,12 @@ import polars as pl
 from schemas import format_time
 from schemas.errors import UsageError
 
-__all__ = ["Moment"]
+__all__ = ["Moment", "Time", "in_utc"]
+
+#: A moment as callers give it: with its zone, or as its text in ISO 8601.
+Time = datetime | str
+
+_WRITE = "give a datetime with its zone, or text as 2026-01-31 or 2026-01-31T09:30:00Z"
 
 Events = TypeVar("Events", pl.DataFrame, pl.LazyFrame)
 
@@ -29,11 +34,11 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     recorded: datetime | None = None
 
     @classmethod
-    def asked(cls, as_of: datetime | None, recorded_as_of: datetime | None) -> Moment | None:
-        """Return the moment that was asked for, None where none was; UsageError for a time without a zone."""
+    def asked(cls, as_of: Time | None, recorded_as_of: Time | None) -> Moment | None:
+        """Return the moment that was asked for, None where none was; UsageError as `in_utc`."""
         if as_of is None and recorded_as_of is None:
             return None
-        return cls(effective=_in_utc(as_of, "as_of"), recorded=_in_utc(recorded_as_of, "recorded_as_of"))
+        return cls(effective=in_utc(as_of, "as_of"), recorded=in_utc(recorded_as_of, "recorded_as_of"))
 
     @property
     def details(self) -> tuple[str, ...]:
@@ -64,7 +69,31 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
         return any(watermark is None or at > watermark for at in asked)
 
 
-def _in_utc(at: datetime | None, name: str) -> datetime | None:
-    if at is not None and at.tzinfo is None:
-        raise UsageError(f"{name} {at.isoformat()} has no time zone", next_step="give it one, as tzinfo=UTC")
-    return None if at is None else at.astimezone(UTC)
+def in_utc(at: Time | None, name: str) -> datetime | None:
+    """Return a time in UTC, whether it was given as one or as its text in ISO 8601; a date is its UTC midnight.
+
+    UsageError names what is no time, or has no zone.
+    """
+    found = _parsed(at, name) if isinstance(at, str) else at
+    if found is None:
+        return None
+    if not isinstance(found, datetime):
+        raise UsageError(f"{name} {found!r} is no time", next_step=_WRITE)
+    if found.tzinfo is None:
+        raise UsageError(f"{name} {found.isoformat()} has no time zone", next_step="give it one, as tzinfo=UTC or Z")
+    try:
+        return found.astimezone(UTC)
+    except OverflowError as error:
+        raise UsageError(f"{name} {found.isoformat()} has no year in UTC", next_step=_WRITE) from error
+
+
+def _parsed(words: str, name: str) -> datetime:
+    try:
+        return datetime.combine(date.fromisoformat(words), time(), UTC)
+    except ValueError:
+        # It is no date, so perhaps a time.
+        pass
+    try:
+        return datetime.fromisoformat(words)
+    except ValueError as error:
+        raise UsageError(f"{name} {words!r} is no time", next_step=_WRITE) from error

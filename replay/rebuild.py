@@ -119,10 +119,31 @@ def _refuse_incomplete(found: read_model.Generation) -> None:
     certificate = _certificate(found)
     if certificate is not None and certificate.verdict != COMPLETE:
         raise RefusedError(
-            f"generation {found.generation} is {certificate.verdict}: "
-            + _named("parked", [parked.account_id for parked in certificate.parked]),
-            next_step="see `verify` for what is missing, mend it, and rebuild",
+            f"generation {found.generation} is {certificate.verdict}: {'; '.join(_missing(certificate))}",
+            next_step=_MEND[certificate.source],
         )
+
+
+#: How what an INCOMPLETE generation lacks is brought back, by what it was rebuilt from.
+_MEND = {
+    "store": "see `verify` for what is missing, mend it, and rebuild",
+    "topic": "rebuild from the store where that is whole, or again once the topic can be read to its end",
+    "archive": "see `archive --check`, mend the archive or the ledger, and rebuild",
+}
+
+
+def _missing(certificate: Certificate) -> list[str]:
+    """Return what a certificate does not vouch for, a few of each kind by name."""
+    parked = [parked.account_id for parked in certificate.parked]
+    ranges = [f"{each.first_account!r} to {each.last_account!r} ({each.file})" for each in certificate.damaged]
+    partitions = [f"{each.partition} from offset {each.offset:,}" for each in certificate.unread]
+    unreadable = [f"{each.position:,}" for each in certificate.poison]
+    return [
+        *([_named("parked", parked)] if parked else []),
+        *([f"withheld are the accounts of damaged files, {_few(ranges)}"] if ranges else []),
+        *([f"not read to the end is partition {_few(partitions)}"] if partitions else []),
+        *([f"unreadable is the event at position {_few(unreadable)}"] if unreadable else []),
+    ]
 
 
 def _certificate(found: read_model.Generation) -> Certificate | None:
@@ -173,9 +194,12 @@ def _refuse_other_than_heads(store: Store, connection: Connection, generation: i
 
 def _named(what: str, account_ids: list[str]) -> str:
     """Name accounts in one line: the first few of them and how many there are."""
-    first = ", ".join(repr(account_id) for account_id in account_ids[:NAMED_ACCOUNTS_MAX])
-    more = len(account_ids) - NAMED_ACCOUNTS_MAX
-    return f"{what} is {first}" if len(account_ids) == 1 else f"{what} are {first}" + (f" and {more} more" * (more > 0))
+    return f"{what} {'is' if len(account_ids) == 1 else 'are'} {_few([repr(each) for each in account_ids])}"
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - NAMED_ACCOUNTS_MAX
+    return ", ".join(names[:NAMED_ACCOUNTS_MAX]) + (f" and {more} more" * (more > 0))
 
 
 def write_generation(

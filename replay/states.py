@@ -2,19 +2,24 @@
 
 Accepted events are gathered to `FOLD_EVENTS`, folded at once, and merged in the order of the stream. A state
 with one row an account is kept merged. A state with one row a transaction grows with the events, so its parts
-go to disk in account buckets once there are many, and are merged bucket by bucket when asked for.
+go to disk in account buckets once there are many, and are merged bucket by bucket when asked for. Where the source
+can be read again at once and in columns, such a state is not kept at all: it is folded when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from projections import Projection
 
-__all__ = ["FOLD_EVENTS", "States"]
+__all__ = ["FOLD_EVENTS", "Refold", "States"]
+
+#: Folds a projection over all events anew, or over those that an expression of the state's key lets through. Each
+#: frame has every row of its accounts.
+Refold = Callable[[Projection, pl.Expr | None], Iterator[pl.DataFrame]]
 
 #: Events folded at once: the merge that follows costs as much as the state has rows, so it should be rare.
 FOLD_EVENTS = 500_000
@@ -32,18 +37,20 @@ class States:
         self,
         projections: Sequence[Projection],
         *,
-        spill: Path,
+        spill: Path | None = None,
         fold_events: int = FOLD_EVENTS,
-        is_sliced: bool = False,
+        refold: Refold | None = None,
     ) -> None:
-        """Begin with nothing; `is_sliced` where whatever is folded at once holds all events of its accounts."""
+        """Begin with nothing; with `refold` the states that grow with the events are made by it and nothing spills."""
         self.projections = tuple(projections)
         self.details = tuple(sorted({name for projection in projections for name in projection.details}))
         self._fold_events = fold_events
         self._pending: list[pl.DataFrame] = []
         self._pending_events = 0
-        kind = _Slices if is_sliced else _Parts
-        self._parts: dict[str, _Parts | _Slices] = {each.name: kind(each, spill) for each in projections}
+        self._parts = {
+            each.name: _Parts(each, spill) for each in self.projections if refold is None or _is_bounded(each)
+        }
+        self._refold = refold
 
     def add(self, events: pl.DataFrame) -> None:
         """Take in the next accepted events; they are folded when enough are there."""
@@ -56,19 +63,29 @@ class States:
 
     def fold(self, events: pl.LazyFrame) -> None:
         """Take in the next accepted events at once, however many: the column engine streams them."""
-        folded = pl.collect_all([projection.fold(events) for projection in self.projections])
-        for projection, part in zip(self.projections, folded, strict=True):
-            self._parts[projection.name].add(part)
+        # One after the other: asked for together, a scan hands every fold the columns and rows that any of them needs.
+        for projection in self.projections:
+            if projection.name in self._parts:
+                self._parts[projection.name].add(projection.fold(events).collect())
 
     def value(self, projection: Projection) -> pl.DataFrame:
         """Return the whole state of one projection."""
-        self._fold()
-        return pl.concat([projection.empty(), *self._parts[projection.name].buckets()])
+        return pl.concat([projection.empty(), *self.buckets(projection)])
 
-    def buckets(self, projection: Projection) -> Iterator[pl.DataFrame]:
-        """Yield the state of one projection, every account's rows together in one of the frames."""
+    def buckets(self, projection: Projection, where: pl.Expr | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the state of one projection, every account's rows together in one of the frames.
+
+        `where` is an expression of columns of the state's key, and picks rows: where the state is folded anew, only
+        their events are.
+        """
         self._fold()
-        yield from self._parts[projection.name].buckets()
+        if projection.name in self._parts:
+            found = self._parts[projection.name].buckets()
+            yield from found if where is None else (bucket.filter(where) for bucket in found)
+        elif self._refold is not None and projection in self.projections:
+            yield from self._refold(projection, where)
+        else:
+            raise KeyError(projection.name)
 
     def dump(self) -> dict[str, list[pl.DataFrame]]:
         """Return every state as parts to be restored in order, for a checkpoint."""
@@ -89,14 +106,19 @@ class States:
         self.fold(events)
 
 
-class _Parts:
-    """The parts of one state, in the order of the stream."""
+def _is_bounded(projection: Projection) -> bool:
+    """Whether a state has a row an account, so that it does not grow with the events."""
+    return projection.key == ("account_id",)
 
-    def __init__(self, projection: Projection, spill: Path) -> None:
+
+class _Parts:
+    """The parts of one state, in the order of the stream; one that is bounded needs no folder to spill to."""
+
+    def __init__(self, projection: Projection, spill: Path | None) -> None:
         self._projection = projection
-        self._is_bounded = projection.key == ("account_id",)
+        self._is_bounded = _is_bounded(projection)
         self._memory: list[pl.DataFrame] = []
-        self._folder = spill / projection.name
+        self._folder = (spill or Path()) / projection.name
         self._spilled = 0
 
     def add(self, part: pl.DataFrame) -> None:
@@ -129,29 +151,6 @@ class _Parts:
             rows.write_parquet(self._folder / f"{self._spilled}-{number}.parquet", compression="lz4", statistics=False)
         self._memory = []
         self._spilled += 1
-
-
-class _Slices:
-    """The parts of one state of which no two have an account in common, so that nothing is to be merged."""
-
-    def __init__(self, projection: Projection, spill: Path) -> None:
-        self._memory: list[pl.DataFrame] = []
-        self._folder = spill / projection.name
-        self._spilled = 0
-
-    def add(self, part: pl.DataFrame) -> None:
-        self._memory.append(part)
-        if sum(frame.height for frame in self._memory) > MEMORY_ROWS_MAX:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for frame in self._memory:
-                frame.write_parquet(self._folder / f"{self._spilled}.parquet", compression="lz4", statistics=False)
-                self._spilled += 1
-            self._memory = []
-
-    def buckets(self) -> Iterator[pl.DataFrame]:
-        for number in range(self._spilled):
-            yield pl.read_parquet(self._folder / f"{number}.parquet")
-        yield from self._memory
 
 
 def _merged(projection: Projection, parts: list[pl.DataFrame]) -> pl.DataFrame:

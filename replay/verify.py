@@ -25,6 +25,7 @@ from projections import (
     cross_account_findings,
     identities,
     missing_related,
+    noticed,
     sort_findings,
 )
 from replay.certificate import Certificate
@@ -119,7 +120,7 @@ def integrity_findings(replay: Replay, now: datetime) -> pl.DataFrame:
     unknown = [parked.account_id for parked in replay.certificate.parked if parked.reason != "overflow"]
     is_known = ~pl.col("account_id").is_in(unknown)
     status = replay.states.value(ACCOUNT_STATUS).lazy()
-    balances = replay.states.value(BALANCES).filter(is_known)
+    balances = noticed(status, replay.states.value(BALANCES).lazy().filter(is_known), now=now).collect()
     found: list[pl.DataFrame] = []
     missing, hashes = [_MISSING_NONE], [_HASHES_NONE]
     for bucket in replay.states.buckets(INTEGRITY):
@@ -145,12 +146,15 @@ def integrity_findings(replay: Replay, now: datetime) -> pl.DataFrame:
 def _across(replay: Replay, is_known: pl.Expr, missing: pl.DataFrame, hashes: pl.DataFrame) -> pl.DataFrame:
     """Findings between accounts: gather the identities that may matter by hash, then compare the ids."""
     related = missing.select(hash=_id_hash("related_transaction_id"))
-    wanted = pl.concat([hashes.filter(pl.col("hash").is_duplicated()), related]).unique()
+    # Neighbours of a sorted column: several times faster than asking for each hash how often it is there.
+    ordered = hashes["hash"].sort()
+    shared = ordered.filter(ordered == ordered.shift(1)).to_frame()
+    wanted = pl.concat([shared, related]).unique()
     candidates = [_IDENTITIES_NONE]
     if wanted.height:
-        for bucket in replay.states.buckets(INTEGRITY):
-            hashed = identities(bucket.lazy().filter(is_known)).with_columns(hash=_id_hash("transaction_id"))
-            candidates.append(hashed.join(wanted.lazy(), on="hash", how="semi").drop("hash").collect())
+        is_wanted = _id_hash("transaction_id").is_in(wanted["hash"].implode())
+        buckets = replay.states.buckets(INTEGRITY, is_known & is_wanted)
+        candidates += [identities(bucket.lazy()).collect() for bucket in buckets]
     return cross_account_findings(missing.lazy(), pl.concat(candidates).lazy()).collect()
 
 

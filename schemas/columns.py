@@ -15,7 +15,16 @@ import msgspec
 import polars as pl
 
 from schemas.codec import decode
-from schemas.events import EVENT_TYPES, ID_LENGTH_MAX, SCHEMA_VERSION, Event, PoisonEvent, TransactionEvent
+from schemas.events import (
+    EVENT_TYPES,
+    ID_LENGTH_MAX,
+    SCHEMA_VERSION,
+    STATUSES,
+    TRANSACTION_TYPES,
+    Event,
+    PoisonEvent,
+    TransactionEvent,
+)
 
 __all__ = ["DETAIL_COLUMNS", "EVENT_SCHEMA", "RAW_SCHEMA", "Decoded", "decode_batch", "event_rows", "wire_time"]
 
@@ -70,7 +79,6 @@ WIRE_TIME_BYTES = len("2024-01-01T00:00:00.000000Z")
 _WIRE_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-5][0-9]\.[0-9]{6}Z$"
 _YEAR_ZERO = "0000"
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%6fZ"
-_STATUSES = ["pending", "frozen", "completed", "cancelled", "failed"]
 _TRANSACTION_TAGS = [tag for tag, cls in EVENT_TYPES.items() if issubclass(cls, TransactionEvent)]
 _TRANSACTION_FIELDS = frozenset(TransactionEvent.__struct_fields__) - frozenset(Event.__struct_fields__)
 _ACCOUNT_TAGS = [tag for tag in EVENT_TYPES if tag not in _TRANSACTION_TAGS]
@@ -193,10 +201,10 @@ def _is_legal(names: list[str]) -> pl.Expr:
     """Rows whose values are all legal, so that the strict decoder would take them."""
     of_transaction = pl.all_horizontal(
         _identifier("transaction_id"),
-        pl.col("type").is_in(["credit", "debit"]),
+        pl.col("type").is_in(TRANSACTION_TYPES),
         pl.col("amount") >= 1,
-        pl.col("to_status").is_in(_STATUSES),
-        pl.col("from_status").is_null() | pl.col("from_status").is_in(_STATUSES),
+        pl.col("to_status").is_in(STATUSES),
+        pl.col("from_status").is_null() | pl.col("from_status").is_in(STATUSES),
     )
     has_event_id = (pl.col("event_id").str.len_bytes() > 0) if "event_id" in names else pl.lit(True)
     return pl.all_horizontal(

@@ -19,6 +19,7 @@
     │   └── PositionMoved              4  another process advanced the position first
     ├── PointsOverflow                 5  a sum of an account is past int64
     ├── StoreError                     5  the database did not do what was asked
+    ├── ArchiveError                   5  the archive's place did not answer, or said no
     └── BrokerError                    5  Kafka did not answer, or not as asked
         └── BrokerRefused              5  Kafka said no: waiting does not help
 
@@ -35,6 +36,7 @@ __all__ = [
     "AccountExists",
     "AccountLocked",
     "AccountNotEmpty",
+    "ArchiveError",
     "BrokerError",
     "BrokerRefused",
     "CommandRefused",
@@ -147,6 +149,10 @@ class PointsOverflow(LedgerReplayError):
 
 class StoreError(LedgerReplayError):
     """The database did not do what was asked."""
+
+
+class ArchiveError(LedgerReplayError):
+    """The place of an archive did not answer, or said no: nothing is known of what is there."""
 
 
 class BrokerError(LedgerReplayError):

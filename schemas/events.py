@@ -8,7 +8,7 @@ account run from 1 without a hole. Times are UTC with microseconds. Amounts are 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,8 @@ __all__ = [
     "EVENT_TYPES",
     "ID_LENGTH_MAX",
     "SCHEMA_VERSION",
+    "STATUSES",
+    "TRANSACTION_TYPES",
     "AccountClosed",
     "AccountLocked",
     "AccountOpened",
@@ -37,6 +39,8 @@ SCHEMA_VERSION = 1
 
 TransactionType = Literal["credit", "debit"]
 Status = Literal["pending", "frozen", "completed", "cancelled", "failed"]
+TRANSACTION_TYPES: tuple[str, ...] = get_args(TransactionType)
+STATUSES: tuple[str, ...] = get_args(Status)
 
 # PostgreSQL keeps no NUL in text and indexes no key beyond 2.7 kB, so no store takes such an id.
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=ID_LENGTH_MAX, pattern=r"^[^\x00]*$")]

@@ -20,7 +20,7 @@ from ledger.importing.sources import FileSource
 from ledger.store import Store
 from schemas.errors import PoisonEventError, UsageError
 
-__all__ = ["export_events", "import_events"]
+__all__ = ["export_events", "import_events", "lines_to"]
 
 BATCH_LINES = 50_000
 
@@ -37,7 +37,7 @@ def export_events(
         PoisonEventError: an event's bytes hold a line break, so they are no line.
         UsageError: the file cannot be written.
     """
-    with _output(file) as output, store.snapshot() as connection:
+    with lines_to(file) as output, store.snapshot() as connection:
         head = store.head(connection)
         done = written = 0
         left_out = pl.DataFrame({"account_id": list(without)}, schema={"account_id": pl.String()})
@@ -60,7 +60,11 @@ def export_events(
 
 
 @contextmanager
-def _output(file: Path | str) -> Iterator[BinaryIO]:
+def lines_to(file: Path | str) -> Iterator[BinaryIO]:
+    """Yield where lines of events go; "-" is standard output. A file is written beside its name and then renamed.
+
+    UsageError where it cannot be written.
+    """
     if str(file) == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

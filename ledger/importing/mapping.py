@@ -10,11 +10,10 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 
 from schemas.errors import ConfigurationError
+from schemas.events import STATUSES, TRANSACTION_TYPES
 
-__all__ = ["ACCOUNT_STATUSES", "STATUSES", "TYPES", "Mapping", "load_mapping", "mapping_of"]
+__all__ = ["ACCOUNT_STATUSES", "Mapping", "load_mapping", "mapping_of"]
 
-TYPES = ("credit", "debit")
-STATUSES = ("pending", "frozen", "completed", "cancelled", "failed")
 ACCOUNT_STATUSES = ("active", "locked", "closed")
 SCALE_MAX = 18
 
@@ -73,7 +72,7 @@ def mapping_of(table: Any, *, where: str) -> Mapping:
 
 
 def _check(mapping: Mapping, where: str) -> None:
-    for key, ours in (("types", TYPES), ("statuses", STATUSES + ACCOUNT_STATUSES)):
+    for key, ours in (("types", TRANSACTION_TYPES), ("statuses", STATUSES + ACCOUNT_STATUSES)):
         for theirs, value in getattr(mapping, key).items():
             if value not in ours:
                 raise ConfigurationError(

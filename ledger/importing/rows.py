@@ -8,9 +8,10 @@ import polars as pl
 
 from ledger.importing import values
 from ledger.importing.batches import LINE, Batch
-from ledger.importing.mapping import STATUSES, TYPES, Mapping
+from ledger.importing.mapping import Mapping
 from ledger.importing.values import Check
 from schemas.columns import UTC_MICROSECONDS
+from schemas.events import STATUSES, TRANSACTION_TYPES
 
 __all__ = ["OPTIONAL", "REQUIRED", "ROW_SCHEMA", "Checked", "check_transactions"]
 
@@ -51,7 +52,7 @@ def check_transactions(batch: Batch, mapping: Mapping) -> Checked:
     picked = values.pick(batch.rows, REQUIRED + OPTIONAL, mapping)
     metadata = values.metadata(picked["metadata"])
     times = {column: values.times(picked[column], mapping.zone) for column in _TIMES}
-    kind, bad_type = values.mapped("type", mapping.types, TYPES)
+    kind, bad_type = values.mapped("type", mapping.types, TRANSACTION_TYPES)
     status, bad_status = values.mapped("status", mapping.statuses, STATUSES)
     sign, magnitude = values.integer("amount", mapping.amount_scale)
     if mapping.signed_amounts:
@@ -69,7 +70,11 @@ def check_transactions(batch: Batch, mapping: Mapping) -> Checked:
     checks = [
         *values.id_checks("transaction_id"),
         *values.id_checks("account_id"),
-        *([] if mapping.signed_amounts else [Check("type", bad_type, values.unknown("type", "types", TYPES))]),
+        *(
+            []
+            if mapping.signed_amounts
+            else [Check("type", bad_type, values.unknown("type", "types", TRANSACTION_TYPES))]
+        ),
         Check("status", bad_status, values.unknown("status", "statuses", STATUSES)),
         *values.amount_checks("amount", mapping.amount_scale, signed=mapping.signed_amounts),
         *values.time_checks("created_at", required=True),

@@ -13,7 +13,7 @@ import polars as pl
 from ledger.store import GENESIS
 from schemas.events import SCHEMA_VERSION, AccountOpened
 
-__all__ = ["NEW_EVENT_COLUMNS", "chained", "numbered", "stored_rows"]
+__all__ = ["NEW_EVENT_COLUMNS", "chained", "numbered", "states", "stored_rows"]
 
 #: What `numbered` takes beside `account_id`, in each account's order; `reason` is for events of the account itself.
 NEW_EVENT_COLUMNS = (
@@ -42,9 +42,9 @@ def stored_rows(events: pl.DataFrame, heads: pl.DataFrame) -> pl.DataFrame:
     `account_id`, `version`, `chain`. An account without a head is opened first, at its first event's moments.
     """
     full = numbered(events, heads)
-    states = _states(full)
-    chains = chained(states, full["first_chain"])
-    return full.select("account_id", "version", topic="event").with_columns(state=states, chain=chains)
+    lines = states(full)
+    chains = chained(lines, full["first_chain"])
+    return full.select("account_id", "version", topic="event").with_columns(state=lines, chain=chains)
 
 
 def numbered(events: pl.DataFrame, heads: pl.DataFrame) -> pl.DataFrame:
@@ -90,15 +90,15 @@ def chained(states: pl.Series, first_chains: pl.Series) -> pl.Series:
     return pl.Series(chains, dtype=pl.Binary)
 
 
-def _states(events: pl.DataFrame) -> pl.Series:
-    """Return the wire bytes of events with `version`."""
+def states(events: pl.DataFrame) -> pl.Series:
+    """Return the wire bytes of events with `account_id`, `version` and `NEW_EVENT_COLUMNS`."""
     is_account = events["transaction_id"].is_null()
     if not is_account.any():
         return _transaction_states(events)
     place = pl.int_range(events.height, eager=True)
-    states = pl.concat([_transaction_states(events.filter(~is_account)), _account_states(events.filter(is_account))])
+    both = pl.concat([_transaction_states(events.filter(~is_account)), _account_states(events.filter(is_account))])
     places = pl.concat([place.filter(~is_account), place.filter(is_account)])
-    return states.gather(places.arg_sort())
+    return both.gather(places.arg_sort())
 
 
 def _transaction_states(events: pl.DataFrame) -> pl.Series:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from projections import RELATIONS, TRANSACTIONS
-from replay.answers import EVENTS, Balances, History, answered, history_of, name_unknown
+from replay.answers import EVENTS, Balances, History, answered, history_of, name_unknown, wanted
 from replay.archive.full_replay import replayed_archive, snapshot_of
 from replay.archive.table import Archive, State
 from replay.certificate import Position
 from replay.graph import Graph, graph_of
-from replay.moment import Moment
+from replay.moment import Moment, Time, in_utc
 
 __all__ = ["balances_from_archive", "graph_from_archive", "history_from_archive"]
 
@@ -24,9 +24,9 @@ def balances_from_archive(
     account_ids: Sequence[str] = (),
     *,
     at: Position | None = None,
-    as_of: datetime | None = None,
-    recorded_as_of: datetime | None = None,
-    now: datetime | None = None,
+    as_of: Time | None = None,
+    recorded_as_of: Time | None = None,
+    now: Time | None = None,
 ) -> Balances:
     """Return the balances of some accounts (default: all) as an archive says, otherwise as `replay.balances`.
 
@@ -34,11 +34,12 @@ def balances_from_archive(
     after `now`; None where that is not known. A moment after it gives INCOMPLETE and no row at all. `at` is a position
     of the archive's source. An account that a damaged data file may have events of has no row, and the file is named.
     """
+    account_ids, clock = wanted(account_ids), in_utc(now, "now")
     moment = Moment.asked(as_of, recorded_as_of)
     snapshot = snapshot_of(archive)
     with replayed_archive(archive, at=at, moment=moment, account_ids=account_ids, snapshot=snapshot) as replay:
         name_unknown(account_ids, replay)
-        return answered(replay, replay.rows, _watermark(snapshot.held, now), moment)
+        return answered(replay, replay.rows, _watermark(snapshot.held, clock), moment)
 
 
 def history_from_archive(archive: Archive, account_id: str) -> History:

@@ -15,15 +15,18 @@ from typing import NamedTuple
 
 import msgspec
 import polars as pl
+from msgspec import UNSET, UnsetType
 
-from replay.archive.reading import scan
+from replay.archive.copies import PLACES, Elsewhere
+from replay.archive.reading import files_of, need_whole, scan
 from replay.archive.schema import ARCHIVE_SCHEMA
 from replay.archive.table import Archive, Snapshot, State
 from replay.certificate import Position, Unread
 from replay.gate import LAST_SCHEMA, Gate, Parked
 from replay.source import Batch
+from schemas import PoisonEvent
 from schemas.columns import DETAIL_COLUMNS
-from schemas.errors import IncompleteError, PositionMoved, RefusedError
+from schemas.errors import PositionMoved, RefusedError
 
 __all__ = ["APPEND_EVENTS", "Appending", "Origin"]
 
@@ -67,6 +70,9 @@ class Appending:
         # What comes from a topic has no chain of its own.
         links = origin.source == "topic"
         self._gate = Gate(last=_last(archive, self._snapshot), repeats=_repeats(state), links=links)
+        self._elsewhere = Elsewhere(state)
+        # Of a store nothing is counted, nor of an archive that did not count from its beginning.
+        self._records = UNSET if not links else 0 if state is None else state.records
         self._before = state
         self._waited = pl.Series([found.account_id for found in state.parked] if state else [], dtype=pl.String())
         # The partitions of which something is read again, and from where; a store's accounts are read apart.
@@ -94,6 +100,10 @@ class Appending:
         """Return where to read on: of a topic before what was read already, while an account waits there."""
         return self._again.get(partition, self._reached.get(partition, 0))
 
+    def reached(self, partition: int | None = None) -> int:
+        """Return up to where the source was read."""
+        return self._reached.get(partition, 0)
+
     def passed(self, partition: int | None = None) -> None:
         """Take note that all that had to be read again was; until then what was known of it before still counts."""
         self._again.pop(partition, None)
@@ -107,19 +117,24 @@ class Appending:
         """Take in one batch; commit where enough has come together."""
         events = batch.events.with_columns(partition=pl.lit(partition, pl.Int64()))
         done = self._done.get(partition, 0)
+        if not isinstance(self._records, UnsetType):
+            self._records += int((events["position"] >= done).sum())
         if self._reached.get(partition, 0) <= done:
             events = self._unknown(events, done)
         poison = [msgspec.structs.replace(found, partition=partition) for found in batch.poison]
-        admitted = self._gate.admit(events, poison)
-        self._pending.append(admitted.select(_COLUMNS))
+        self._pending.append(self._admitted(events, poison).select(_COLUMNS))
         self._reached[partition] = max(batch.position, done)
         if sum(part.height for part in self._pending) >= self._append_events:
             # Whether a repeat has other content is only asked once all is read, so such accounts wait.
-            uncompared = {
-                account_id: Parked(account_id=account_id, version=version, reason=UNCOMPARED)
-                for account_id, version in self._gate.repeats.unique("account_id", keep="first").iter_rows()
-            }
-            self._commit(uncompared | self._gate.parked(None, _no_copies), None, concluded=False)
+            self._commit(self.uncompared() | self._gate.parked(None, _no_copies), None, concluded=False)
+
+    def uncompared(self, details: str = "") -> dict[str, Parked]:
+        """Return the accounts of which an event came more than once: nobody knows yet whether both are the same."""
+        first = self._gate.repeats.unique("account_id", keep="first", maintain_order=True)
+        return {
+            account_id: Parked(account_id=account_id, version=version, reason=UNCOMPARED, details=details)
+            for account_id, version in first.iter_rows()
+        }
 
     @property
     def last(self) -> pl.DataFrame:
@@ -131,19 +146,44 @@ class Appending:
         """Whether there was nothing that could not be read."""
         return not self._gate.poison
 
+    @property
+    def has_let_go(self) -> bool:
+        """Whether events were too many to be kept while they waited, so that only a run of its own has them again."""
+        return bool(self._gate.let_go)
+
     def judged(self, ends: pl.DataFrame | None, copies: Copies) -> dict[str, Parked]:
         """Return the accounts that cannot be vouched for; `ends` and `copies` are those of a source."""
         return self._gate.parked(ends, copies)
 
     def conclude(self, found: dict[str, Parked], *, watermark: datetime | None, unread: Sequence[Unread] = ()) -> State:
         """Commit what is left with what was `judged` over all; `unread` are the partitions that have more."""
-        return self._commit(found, watermark, concluded=True, unread=unread)
+        state = self._commit(found, watermark, concluded=True, unread=unread)
+        # What was compared and is the same is no question any more, should this go on.
+        parked = [each.account_id for each in state.parked]
+        self._gate.repeats = self._gate.repeats.filter(pl.col("account_id").is_in(parked))
+        return state
+
+    def _admitted(self, events: pl.DataFrame, poison: list[PoisonEvent]) -> pl.DataFrame:
+        """Return the events that the gate lets through, and take note of where repeats were."""
+        known, waiting = self._gate.repeats.height, self._gate.waiting
+        admitted = self._gate.admit(events, poison)
+        repeated = self._gate.repeats[known:]
+        if self._origin.source == "topic" and repeated.height:
+            # Which of them stays is the gate's choice, so all places count.
+            for some in (events, waiting):
+                if some is not None:
+                    self._elsewhere.add(some.join(repeated.unique(), on=["account_id", "version"], how="semi"))
+        return admitted
 
     def _unknown(self, events: pl.DataFrame, done: int) -> pl.DataFrame:
         """Leave out what is in the archive already: all that was read before, but for the accounts that waited."""
         known = events.join(self._gate.last, on="account_id", how="left", maintain_order="left", suffix="_last")
         waited = events["account_id"].is_in(self._waited.implode())
-        is_held = waited & (known["version"] > known["version_last"].fill_null(0))
+        is_old = known["version"] <= known["version_last"].fill_null(0)
+        is_held = waited & ~is_old
+        if self._origin.source == "topic":
+            # What waited here may be in the archive by another place of it, read since.
+            self._elsewhere.add(known.filter(waited & is_old))
         # Of a topic a position is an offset, and `done` the next one to be read.
         is_new = events["position"] >= done if self._origin.source == "topic" else events["position"] > done
         return events.filter(is_new | is_held)
@@ -163,6 +203,7 @@ class Appending:
         parked |= {account_id: self._placed(each) for account_id, each in found.items()}
         poison = [each for each in before.poison if each.partition in self._again] if before else []
         held = pl.Series(list(parked), dtype=pl.String())
+        self._settle_places(events)
         state = State(
             commits=0,
             source=self._origin.source,
@@ -177,6 +218,9 @@ class Appending:
             parked=sorted(parked.values(), key=lambda each: each.account_id),
             poison=[*self._gate.poison, *(each for each in poison if each not in self._gate.poison)],
             repeats=self._repeats(parked),
+            records=self._records,
+            waiting=self._waiting(),
+            elsewhere=self._elsewhere.versions if self._origin.source == "topic" else UNSET,
             concluded=concluded,
             unread=list(unread),
         )
@@ -203,6 +247,22 @@ class Appending:
         chains = self._gate.last.select("account_id", "version", "chain")
         rows = gathered.join(chains, on=["account_id", "version"], how="left")
         return rows.select(ARCHIVE_SCHEMA.names()).sort("account_id", "version")
+
+    def _waiting(self) -> int | UnsetType:
+        """Return how many events of a topic wait, unset where not all of them are known here."""
+        if self._origin.source == "store" or self._again or self._gate.let_go:
+            return UNSET
+        return 0 if self._gate.waiting is None else self._gate.waiting.height
+
+    def _settle_places(self, new: pl.DataFrame) -> None:
+        """Hold the places of what came more than once against those that the archive has, or is going to have."""
+        ids = self._elsewhere.unsettled
+        if not ids:
+            return
+        files = [] if self._snapshot is None else files_of(self._snapshot.files, ids)
+        kept = scan(self._archive, files).filter(pl.col("account_id").is_in(ids)).select(PLACES.names()).collect()
+        waiting = [] if self._gate.waiting is None else [self._gate.waiting]
+        self._elsewhere.settle(pl.concat([some.select(PLACES.names()) for some in (kept, new, *waiting)]))
 
     def _repeats(self, parked: Collection[str]) -> dict[str, list[int]]:
         """Return the versions that came more than once for accounts that are parked, for whatever reason."""
@@ -264,14 +324,7 @@ def _last(archive: Archive, snapshot: Snapshot | None) -> pl.DataFrame:
     """Return the gate's memory: the last version of every account that is in the archive."""
     if snapshot is None or not snapshot.files:
         return LAST_SCHEMA.to_frame()
-    bad = archive.files.check(snapshot.files)
-    if bad:
-        name, reason = next(iter(sorted(bad.items())))
-        raise IncompleteError(
-            f"{len(bad)} data files of the archive are damaged, so nothing is added to it: {name}: {reason}",
-            where=archive.location.url,
-            next_step="put them back from a copy, or move the archive away and make it again",
-        )
+    need_whole(archive, snapshot.files, "nothing is added to the archive")
     events = scan(archive, snapshot.files)
     return events.group_by("account_id").agg(pl.col("version").max(), pl.col("chain").max_by("version")).collect()
 

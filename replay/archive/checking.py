@@ -32,10 +32,11 @@ class Miscounted(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What a check found: `files` were looked at, `damaged` are those that are not what was written.
+    """What a check found: `files` belong to the archive, `damaged` are those of them that are not what was written.
 
-    `events` counts the rows of the others; `miscounted` are accounts in them whose versions are not whole. What a
-    damaged file may have events of is not looked at. COMPLETE also means that no account is parked.
+    `events` counts the rows of the other files; `miscounted` are accounts in them whose versions are not whole. An
+    account that a damaged file may have events of is never among these. COMPLETE also means that no account is parked
+    and no partition unread.
     """
 
     verdict: str
@@ -59,7 +60,7 @@ def check(archive: Archive, *, progress: Progress | None = None) -> Checked:
     events, miscounted = _versions(archive, snapshot, damaged, progress)
     state = snapshot.held
     is_counted = bool(damaged) or events == state.events
-    is_whole = is_counted and not (damaged or miscounted or state.parked or state.poison)
+    is_whole = is_counted and not (damaged or miscounted or state.parked or state.poison or state.unread)
     return Checked(
         COMPLETE if is_whole else INCOMPLETE,
         len(snapshot.files),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from replay.archive.files import DataFile, Written
-from replay.archive.reading import slices
+from replay.archive.reading import need_whole, slices
 from replay.archive.table import Archive, Snapshot, State
 from schemas.errors import IncompleteError, PositionMoved
 
@@ -39,14 +39,7 @@ def compact(archive: Archive, *, file_events: int = FILE_EVENTS, progress: Progr
     old = _overlapping(base.files, file_events)
     if not old:
         return base
-    bad = archive.files.check(old)
-    if bad:
-        name, reason = next(iter(sorted(bad.items())))
-        raise IncompleteError(
-            f"{len(bad)} data files of the archive are damaged, so it is left as it is: {name}: {reason}",
-            where=archive.location.url,
-            next_step="see `archive --check`",
-        )
+    need_whole(archive, old, "the archive is left as it is")
     new: list[Written] = []
     done, events = 0, sum(file.events for file in old)
     for written in _sorted(archive, old, file_events):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from functools import cached_property
 from hashlib import blake2b
 from io import BytesIO
@@ -18,10 +19,13 @@ from typing import Any, NamedTuple
 import msgspec
 import obstore
 import polars as pl
-from obstore.exceptions import BaseError
-from obstore.store import LocalStore, from_url
+from deltalake import DeltaTable
+from obstore.store import LocalStore
 
-from schemas.errors import UsageError
+from replay.archive import object_store
+from replay.archive.causes import cause
+from replay.archive.schema import CODED
+from schemas.errors import ArchiveError
 
 __all__ = ["DataFile", "Files", "Location", "Written"]
 
@@ -47,7 +51,7 @@ class DataFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Location(msgspec.Struct, frozen=True):
-    """Where an archive is: a local folder, or a URL that deltalake takes, with its options (credentials, endpoint)."""
+    """Where an archive is: a local folder, or the URL of an object store with its options (credentials, endpoint)."""
 
     url: str
     options: dict[str, str] = {}
@@ -61,6 +65,25 @@ class Location(msgspec.Struct, frozen=True):
         """Return where a file of it is."""
         return f"{self.url.rstrip('/')}/{name}"
 
+    @property
+    def reading_options(self) -> dict[str, Any] | None:
+        """The options as polars takes them."""
+        return None if self.folder is not None else object_store.polars_options(self.options)
+
+    @property
+    def log_options(self) -> dict[str, str] | None:
+        """The options as deltalake takes them."""
+        return None if self.folder is not None else object_store.delta_options(self.options)
+
+    def table(self, version: int | None = None) -> DeltaTable:
+        """Return the table that is there; ArchiveError where the place does not answer, or says no."""
+        with self.reached():
+            return DeltaTable(self.url, version=version, storage_options=self.log_options)
+
+    def reached(self) -> AbstractContextManager[None]:
+        """Return a context that asks the place for something: ArchiveError where it does not answer, or says no."""
+        return object_store.reaching(self.url, self.options)
+
 
 class Written(NamedTuple):
     """A data file that is there, and its statistics as Delta's JSON."""
@@ -71,7 +94,9 @@ class Written(NamedTuple):
 
 def _encoded(events: pl.DataFrame) -> tuple[Written, bytes]:
     buffer = BytesIO()
-    events.write_parquet(buffer, compression="zstd", compression_level=1, row_group_size=ROW_GROUP_EVENTS)
+    events.with_columns(pl.col(name).cast(kind) for name, kind in CODED.items()).write_parquet(
+        buffer, compression="zstd", compression_level=1, row_group_size=ROW_GROUP_EVENTS
+    )
     data = buffer.getvalue()
     bounds = events.select(
         *(pl.col(name).min().alias(f"min.{name}") for name in _BOUNDED),
@@ -102,7 +127,7 @@ class Files:
     """
 
     def __init__(self, location: Location) -> None:
-        """Take a location; UsageError where it is no place for files."""
+        """Take a location; UsageError where it is no place for files, or an option of it cannot be used."""
         self._location = location
         self._whole: dict[str, object] = {}
         if location.folder is None:
@@ -114,31 +139,31 @@ class Files:
         if folder is not None:
             # The folder is made here, so only once there is a file to write or to look for.
             return LocalStore(folder, mkdir=True)
-        try:
-            return from_url(self._location.url, config=dict(self._location.options))  # type: ignore[call-overload]  # keys are literals.
-        except (BaseError, ValueError) as error:
-            raise UsageError(
-                f"no archive can be there: {str(error).splitlines()[0]}",
-                where=self._location.url,
-                next_step="name a folder, or a URL such as s3://bucket/name with its options under [archive.options]",
-            ) from error
+        return object_store.opened(self._location.url, self._location.options)
 
     def names(self) -> set[str]:
         """Return the names of all data files that are there, whether they are part of the archive or not."""
-        batches = obstore.list(self._store)
-        return {found["path"] for batch in batches for found in batch if found["path"].endswith(_SUFFIX)}
+        return set(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of all data files that are there by name, whether they are part of the archive or not."""
+        with self._location.reached():
+            found = [each for batch in obstore.list(self._store) for each in batch]
+        return {each["path"]: each["size"] for each in found if each["path"].endswith(_SUFFIX)}
 
     def log_entry(self, version: int) -> bytes | None:
         """Return a file of the table's log, None where it is not there."""
         try:
-            return bytes(obstore.get(self._store, f"_delta_log/{version:020}.json").bytes())
+            with self._location.reached():
+                return bytes(obstore.get(self._store, f"_delta_log/{version:020}.json").bytes())
         except FileNotFoundError:
             return None
 
     def put(self, events: pl.DataFrame) -> Written:
         """Write events (`ARCHIVE_SCHEMA`, sorted) as a data file; it is there whole or not at all."""
         written, data = _encoded(events)
-        obstore.put(self._store, written.file.name, data)
+        with self._location.reached():
+            obstore.put(self._store, written.file.name, data)
         return written
 
     def check(self, files: Iterable[DataFile]) -> dict[str, str]:
@@ -170,11 +195,14 @@ class Files:
 
     def _problem(self, file: DataFile) -> str | None:
         try:
-            data = obstore.get(self._store, file.name).bytes()
+            with self._location.reached():
+                data = obstore.get(self._store, file.name).bytes()
         except FileNotFoundError:
             return "the file is missing"
-        except Exception as error:  # noqa: BLE001 - every store has its own errors, and each means unreadable.
-            return f"the file cannot be read: {error}"
+        except ArchiveError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever else a disk says is about what is on it.
+            return f"the file cannot be read: {cause(error)}"
         if len(data) != file.bytes:
             return f"the file has {len(data):,} bytes, the table's log says {file.bytes:,}"
         if blake2b(data, digest_size=_HASH_BYTES).hexdigest() + _SUFFIX != file.name:

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import msgspec
 import polars as pl
 
 from projections import BALANCES, Projection
+from replay.archive.copies import doubtful
+from replay.archive.counting import IS_EACH_ONCE, counted, need_all_each_once, need_each_once
 from replay.archive.files import DataFile
-from replay.archive.reading import files_of, scan, slices
+from replay.archive.reading import files_of, reading, scan, slices
 from replay.archive.table import Archive, Snapshot, State
 from replay.certificate import Damaged, Position, Unread
 from replay.full_replay import CORE, Replay, concluded
 from replay.gate import Gate, Parked
 from replay.moment import Moment
-from replay.states import States
+from replay.states import Refold, States
 from schemas import PoisonEvent
 from schemas.errors import IncompleteError, UsageError
 
@@ -31,6 +32,15 @@ __all__ = ["damage", "replayed_archive", "snapshot_of"]
 
 #: Events folded at once where a state has a row a transaction.
 SLICE_EVENTS = 1_000_000
+
+#: So many accounts are read into memory at once: a scan takes longer to begin than to read a few of them.
+IN_MEMORY_ACCOUNTS_MAX = 100
+
+#: The columns that the states of accounts are made of, and what is asked of events beside that.
+_NEEDED = (
+    *("account_id", "version", "partition", "position", "chain"),
+    *("event", "effective_at", "recorded_at", "type", "amount", "from_status", "to_status"),
+)
 
 #: Reasons for which an account is parked at a place in the source: before that place it is whole.
 _AT_A_PLACE = ("version_gap", "poison_event")
@@ -62,38 +72,68 @@ def replayed_archive(
     bad = archive.files.check(files)
     good = [file for file in files if file.name not in bad]
     asked = asked._replace(damaged=[damage(file, bad[file.name]) for file in files if file.name in bad])
-    asked = asked._replace(torn=_torn(asked, asked.of(scan(archive, good))))
-    with TemporaryDirectory(prefix="ledger-replay-") as folder:
-        states = States([*CORE, *projections], spill=Path(folder), is_sliced=True)
-        for events in _parts(archive, good, projections):
-            states.fold(asked.of_moment(asked.of(events)))
-        last, count = _last(asked, states, asked.of(scan(archive, good)), links=links)
-        if asked.is_all and not asked.damaged and count != asked.state.events:
-            # Versions run from 1 and are there once, so the last ones add up to the events.
-            raise IncompleteError(
-                f"the archive has {asked.state.events:,} events, and the last versions of its accounts add up to "
-                f"{count:,}",
-                where=f"table version {snapshot.version}",
-                next_step="see `archive --check`",
-            )
-        yield _concluded(
-            asked,
-            states,
-            last,
-            parked=_parked(asked, scan(archive, good)),
-            withheld=_withheld(asked, scan(archive, good)),
-            events=count,
-            table_version=snapshot.version,
+    with reading(archive):
+        replay = _folded(archive, snapshot, asked, good, projections, links=links)
+    yield replay
+
+
+def _folded(
+    archive: Archive,
+    snapshot: Snapshot,
+    asked: _Asked,
+    files: Sequence[DataFile],
+    projections: Sequence[Projection],
+    *,
+    links: bool,
+) -> Replay:
+    read = _read(archive, asked, files)
+    asked = asked._replace(torn=_torn(asked, asked.of(read)))
+    states = States([*CORE, *projections], refold=_refold(archive, asked, files))
+    states.fold(asked.of_moment(asked.of(read)))
+    if asked.moment is not None and asked.is_all and not asked.damaged:
+        # Of a moment only some events are folded.
+        need_all_each_once(archive, snapshot)
+    last, count = _last(asked, states, asked.of(read), links=links)
+    if asked.is_all and not asked.damaged and count != asked.state.events:
+        # Versions run from 1 and are there once, so the last ones add up to the events.
+        raise IncompleteError(
+            f"the archive has {asked.state.events:,} events, and the last versions of its accounts add up to {count:,}",
+            where=f"table version {snapshot.version}",
+            next_step="see `archive --check`",
         )
+    unread, withheld = _unread(asked, read)
+    return _concluded(
+        asked,
+        states,
+        last,
+        parked=_parked(asked, read) | _doubtful(asked, read),
+        unread=unread,
+        withheld=withheld,
+        events=count,
+        table_version=snapshot.version,
+    )
 
 
-def _parts(archive: Archive, files: Sequence[DataFile], projections: Sequence[Projection]) -> Iterator[pl.LazyFrame]:
-    """Yield the events of some files in as few parts as can be folded at once."""
-    if all(projection.key == ("account_id",) for projection in projections):
-        yield scan(archive, files)
-    else:
-        # States with a row a transaction: of all accounts at once they would not fit into memory.
-        yield from slices(archive, files, SLICE_EVENTS)
+def _read(archive: Archive, asked: _Asked, files: Sequence[DataFile]) -> pl.LazyFrame:
+    """Return the events of some files; those of few accounts are read once, into memory."""
+    events = scan(archive, files, is_coded=True)
+    if not 0 < len(asked.account_ids) <= IN_MEMORY_ACCOUNTS_MAX:
+        return events
+    of_accounts = events.filter(pl.col("account_id").is_in(list(asked.account_ids)))
+    return of_accounts.select(_NEEDED).collect().lazy()
+
+
+def _refold(archive: Archive, asked: _Asked, files: Sequence[DataFile]) -> Refold:
+    def refold(projection: Projection, where: pl.Expr | None) -> Iterator[pl.DataFrame]:
+        # A state with a row a transaction would not fit into memory if all accounts were folded at once.
+        for events in slices(archive, files, SLICE_EVENTS, is_coded=True):
+            some = asked.of_moment(asked.of(events))
+            state = projection.fold(some if where is None else some.filter(where))
+            with reading(archive):
+                part = state.cast(projection.schema).collect()
+            yield part
+
+    return refold
 
 
 def snapshot_of(archive: Archive) -> Snapshot:
@@ -126,20 +166,29 @@ class _Asked(NamedTuple):
     torn: pl.DataFrame | None = None
 
     @property
+    def holes(self) -> pl.DataFrame:
+        """The accounts that have a hole at the position that was asked, none where no position was."""
+        empty = pl.DataFrame(schema={"account_id": pl.String(), "version": pl.Int64()})
+        return empty if self.torn is None else self.torn
+
+    @property
     def is_all(self) -> bool:
         """Whether every event of the archive is let through."""
         return self.at is None and not self.account_ids
 
     def of(self, events: pl.LazyFrame) -> pl.LazyFrame:
         """Return the events that are let through."""
-        if self.account_ids:
-            events = events.filter(pl.col("account_id").is_in(list(self.account_ids)))
+        events = self.of_accounts(events)
         if self.at is not None:
             events = events.filter(_until(self.at))
         if self.damaged:
             # What a file that is whole has of these accounts may be their middle.
             events = events.filter(~_within(self.damaged))
         return events if self.torn is None or self.torn.is_empty() else _before_hole(events, self.torn)
+
+    def of_accounts(self, events: pl.LazyFrame) -> pl.LazyFrame:
+        """Return the events of the accounts that are asked about."""
+        return events.filter(pl.col("account_id").is_in(list(self.account_ids))) if self.account_ids else events
 
     def of_moment(self, events: pl.LazyFrame) -> pl.LazyFrame:
         """Return the events that count."""
@@ -152,9 +201,10 @@ def _last(asked: _Asked, states: States, events: pl.LazyFrame, *, links: bool) -
     count = int(last["version"].sum())
     if asked.moment is not None and asked.is_all and not asked.damaged:
         count = asked.state.events
-    elif asked.moment is not None:
+    elif asked.moment is not None or asked.account_ids:
         # An account that has events, and none of that moment, is known all the same.
-        found = events.group_by("account_id").agg(pl.col("version").max(), pl.len().alias("events")).collect()
+        found = counted(events).collect()
+        need_each_once(found.join(asked.holes, on="account_id", how="anti"), "the archive")
         last, count = found.select("account_id", "version"), int(found["events"].sum())
     if not links:
         return last.with_columns(chain=pl.lit(None, pl.Binary())), count
@@ -169,11 +219,11 @@ def _torn(asked: _Asked, events: pl.LazyFrame) -> pl.DataFrame:
     but an event that was lost and brought back stands at the end of its source, behind those that follow it.
     """
     if asked.at is None:
-        return pl.DataFrame(schema={"account_id": pl.String(), "version": pl.Int64()})
-    counts = (
-        events.group_by("account_id").agg(pl.len(), pl.col("version").max()).filter(pl.col("len") != pl.col("version"))
-    )
-    ids = counts.collect()["account_id"].to_list()
+        return asked.holes
+    wrong = counted(events).filter(~IS_EACH_ONCE).collect()
+    # Fewer events than versions is a hole; more is nothing that can be.
+    need_each_once(wrong.filter(pl.col("events") >= pl.col("version")), "the archive")
+    ids = wrong["account_id"].to_list()
     some = events.filter(pl.col("account_id").is_in(ids)).select("account_id", "version").collect()
     is_whole = pl.col("version") == pl.int_range(1, pl.len() + 1).over("account_id")
     some = some.sort("account_id", "version").select("account_id", is_whole=is_whole)
@@ -211,19 +261,26 @@ def _parked(asked: _Asked, events: pl.LazyFrame) -> dict[str, Parked]:
     return found
 
 
-def _unread(asked: _Asked) -> list[Unread]:
-    """Return the partitions that have more than is known; up to a position that was asked everything is."""
-    return asked.state.unread if asked.at is None else []
+def _doubtful(asked: _Asked, events: pl.LazyFrame) -> dict[str, Parked]:
+    """Return the accounts that the archive cannot tell all of at offsets of a topic."""
+    if not isinstance(asked.at, dict) or not any(asked.at.values()):
+        return {}
+    return {each.account_id: each for each in doubtful(asked.state, asked.of(events), asked.of_accounts(events))}
 
 
-def _withheld(asked: _Asked, events: pl.LazyFrame) -> list[str]:
-    """Return the accounts that are in a partition which could not be read to its end, where they may go on."""
-    partitions = [each.partition for each in _unread(asked)]
+def _unread(asked: _Asked, events: pl.LazyFrame) -> tuple[list[Unread], list[str]]:
+    """Return the partitions that have more than is known, and the accounts in them, who may go on there.
+
+    Each partition says how many accounts those are. Up to a position that was asked everything is known.
+    """
+    partitions = asked.state.unread if asked.at is None else []
     if not partitions:
-        return []
-    of_them = events.filter(pl.col("partition").is_in(partitions)).select(pl.col("account_id").unique()).collect()
-    found: list[str] = of_them["account_id"].to_list()
-    return found
+        return [], []
+    names = [each.partition for each in partitions]
+    of_them = events.filter(pl.col("partition").is_in(names)).select("partition", "account_id").unique().collect()
+    counts: dict[int, int] = dict(of_them.group_by("partition").len().iter_rows())
+    counted = [msgspec.structs.replace(each, accounts=counts.get(each.partition, 0)) for each in partitions]
+    return counted, of_them["account_id"].unique().to_list()
 
 
 def _was_whole(found: Parked, at: Position, last_version: int, last_position: int) -> bool:
@@ -248,13 +305,14 @@ def _concluded(
     last: pl.DataFrame,
     *,
     parked: dict[str, Parked],
+    unread: list[Unread],
     withheld: list[str],
     events: int,
     table_version: int,
 ) -> Replay:
     state = asked.state
     poison = [found for found in state.poison if _is_seen(found, asked)]
-    return concluded(
+    replay = concluded(
         states,
         Gate(last=last, poison=poison),
         parked,
@@ -268,9 +326,13 @@ def _concluded(
         topic_id=state.source_id if state.source == "topic" else None,
         table_version=table_version,
         damaged=list(asked.damaged),
-        unread=_unread(asked),
+        unread=unread,
         withheld=withheld,
     )
+    # Of some accounts, or up to some offsets, nobody counted what a topic had more than once.
+    repeats = state.dropped if asked.is_all or state.source == "store" else None
+    replay.certificate = msgspec.structs.replace(replay.certificate, repeats=repeats)
+    return replay
 
 
 def _is_seen(found: PoisonEvent, asked: _Asked) -> bool:

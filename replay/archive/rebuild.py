@@ -20,7 +20,7 @@ from replay.rebuild import Rebuild, promote_generation, write_generation
 from schemas import format_time
 from schemas.errors import RefusedError
 
-__all__ = ["rebuild_from_archive"]
+__all__ = ["rebuild_from_archive", "refuse_other_ledger"]
 
 
 def rebuild_from_archive(
@@ -40,7 +40,7 @@ def rebuild_from_archive(
     """
     created_at = format_time(now or datetime.now(UTC))
     snapshot = snapshot_of(archive)
-    _refuse_other_ledger(store, archive, snapshot.held)
+    refuse_other_ledger(store, archive, snapshot.held)
     with replayed_archive(archive, projections, at=until, links=True, snapshot=snapshot) as replay:
         held = _held_against(store, replay)
         generation = write_generation(store, held, created_at)
@@ -50,7 +50,11 @@ def rebuild_from_archive(
     return Rebuild(held.verdict, held.certificate, generation, promoted)
 
 
-def _refuse_other_ledger(store: Store, archive: Archive, state: State) -> None:
+def refuse_other_ledger(store: Store, archive: Archive, state: State) -> None:
+    """RefusedError where an archive is of another ledger than a store, or of another topic than it knows.
+
+    A ledger without events has nothing that the archive's could be taken for.
+    """
     with store.snapshot() as connection:
         is_empty = store.head(connection) == 0 and store.heads(connection).is_empty()
         known = None if state.topic is None else topics.known(connection, state.topic)
@@ -58,14 +62,14 @@ def _refuse_other_ledger(store: Store, archive: Archive, state: State) -> None:
         is_other = known is not None and known.topic_id != state.source_id
         what = f"of another topic {state.topic!r} than the store knows"
     else:
-        # A ledger without events has nothing that the archive's could be mixed with.
         is_other = not is_empty and state.ledger_id != store.ledger_id
         what = f"of another ledger, {state.ledger_id}"
     if is_other:
         raise RefusedError(
             f"the archive is {what}",
             where=archive.location.url,
-            next_step="name this ledger's archive with --archive, or make one with `archive`",
+            next_step="name this ledger's archive with --archive, or make one with `archive`; by itself any archive "
+            "answers, with a --data folder that has no ledger",
         )
 
 

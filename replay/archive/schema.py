@@ -12,7 +12,7 @@ from deltalake.schema import PrimitiveType
 
 from schemas.columns import EVENT_SCHEMA
 
-__all__ = ["ARCHIVE_SCHEMA", "delta_schema"]
+__all__ = ["ARCHIVE_SCHEMA", "CODED", "delta_schema"]
 
 #: `partition` is null where the source is a store. Only types that every reader of Delta Lake knows.
 ARCHIVE_SCHEMA = pl.Schema(
@@ -24,6 +24,12 @@ ARCHIVE_SCHEMA = pl.Schema(
         **{name: dtype for name, dtype in EVENT_SCHEMA.items() if name not in ("account_id", "version", "position")},
         "chain": pl.Binary(),
     }
+)
+
+#: Columns of few values: data files hold each value once a column, and a number for it in every row. Readers that
+#: follow the table's schema see texts.
+CODED = dict.fromkeys(
+    ("event", "type", "from_status", "to_status"), pl.Categorical(pl.Categories("ledger-replay", physical=pl.UInt8))
 )
 
 _COMMENTS = {

@@ -20,16 +20,18 @@ from uuid import uuid4
 import msgspec
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
+from msgspec import UNSET, UnsetType
 from obstore.exceptions import BaseError
 
+from replay.archive.causes import cause
 from replay.archive.files import DataFile, Files, Location, Written
 from replay.archive.schema import delta_schema
 from replay.certificate import Position, Unread
 from replay.gate import Parked
 from schemas import PoisonEvent
-from schemas.errors import IncompleteError, PositionMoved, RefusedError, UsageError
+from schemas.errors import ArchiveError, IncompleteError, LedgerReplayError, PositionMoved, RefusedError, UsageError
 
 __all__ = ["Archive", "Snapshot", "State"]
 
@@ -39,7 +41,8 @@ _KEY = "ledgerReplay"
 #: The application whose number every commit raises.
 _APPLICATION = "ledger-replay"
 
-FORMAT = 1
+#: Of how files and state are written; an archive of another one is refused.
+FORMAT = 2
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,9 +54,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     `events` counts the rows, `accounts` those who have any or are parked. Of an account of a store that is parked the
     position is that of its first event which was not let through. `unread` are the partitions of a topic that have more
     than could be read. `repeats` are the versions, by account, that came
-    more than once for accounts that are parked: they are compared again at the end of every run. `concluded` is false
-    between the commits of one run, when no account was held against its end yet. `commits` is the number that every
-    commit raises; `manifest` is over files and state.
+    more than once for accounts that are parked: they are compared again at the end of every run. Of a topic `records`
+    counts the events that were read, each time that they came, `waiting` those that wait behind a gap (unset where that
+    is not known), and `elsewhere` has, by account, the last version that also came at a place which the one in the
+    archive says nothing of: in another partition, or before it; null for so many accounts that it may be any.
+    `concluded` is false between the commits of one run, when no account was held against its end yet. `commits` is the
+    number that every commit raises; `manifest` is over files and state.
     """
 
     commits: int
@@ -70,9 +76,23 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     poison: list[PoisonEvent] = []
     unread: list[Unread] = []
     repeats: dict[str, list[int]] = {}
+    # What is unset is not written, so the hash over a state that does not have it stays what it was.
+    records: int | UnsetType = UNSET
+    waiting: int | UnsetType = UNSET
+    elsewhere: dict[str, int] | UnsetType | None = UNSET
     concluded: bool = True
     manifest: str = ""
     format: int = FORMAT
+
+    @property
+    def dropped(self) -> int | None:
+        """How many events were left out since they had come before, None where that is not known."""
+        if self.source == "store":
+            # A store has one row for each version.
+            return 0
+        if isinstance(self.records, UnsetType) or isinstance(self.waiting, UnsetType):
+            return None
+        return self.records - self.events - self.waiting
 
     def sealed(self, files: Sequence[DataFile]) -> State:
         """Return the state with the hash over itself and the files that belong to it."""
@@ -105,6 +125,8 @@ class Archive:
         self.location = location
         self.files = Files(location)
         self._expected = expected
+        #: The manifest of the state of which all versions were found to be there once each.
+        self.added_up: str | None = None
         self._known: Snapshot | None = None
         # A handle of its own, which is moved on: those of snapshots stay at their version.
         self._newest: DeltaTable | None = None
@@ -112,20 +134,20 @@ class Archive:
     def snapshot(self) -> Snapshot | None:
         """Return the archive as it is now, None where there is none; what is known already is not read again.
 
-        IncompleteError where its log cannot be read, lost its newest entries, or is not what was committed;
-        RefusedError for a table that is none of ours.
+        IncompleteError where its log cannot be understood, lost its newest entries, or is not what was committed;
+        RefusedError for a table that is none of ours; ArchiveError where the place does not answer, or says no.
         """
         expected = self._read_expected()
         if self._is_newest(expected):
             return self._known
         try:
-            table = DeltaTable(self.location.url, storage_options=dict(self.location.options) or None)
+            table = self.location.table()
         except TableNotFoundError:
             if expected is None:
                 return None
             raise self._damaged("the archive is gone, and it was there") from None
         except (DeltaError, OSError, ValueError) as error:
-            raise self._damaged(f"the log of the archive cannot be read: {str(error).partition(chr(10))[0]}") from error
+            raise self._damaged(f"the log of the archive cannot be read: {cause(error)}") from error
         if expected is not None and str(table.metadata().id) != expected.table_id:
             raise self._damaged("another table is in the archive's place")
         if expected is not None and table.version() < expected.version:
@@ -143,9 +165,10 @@ class Archive:
             return False
         try:
             if self._newest is None:
-                self._newest = DeltaTable(self.location.url, storage_options=dict(self.location.options) or None)
+                self._newest = self.location.table()
             else:
-                self._newest.update_incremental()
+                with self.location.reached():
+                    self._newest.update_incremental()
         except (DeltaError, OSError, ValueError):
             # What is wrong is said where it is opened anew.
             return False
@@ -163,7 +186,7 @@ class Archive:
             TypeError,
             ValueError,
         ) as error:
-            raise self._damaged(f"the log of the archive cannot be understood: {error}") from error
+            raise self._damaged(f"the log of the archive cannot be understood: {cause(error)}") from error
         if state is None:
             if files or table.metadata().name != _APPLICATION:
                 raise RefusedError(
@@ -172,6 +195,12 @@ class Archive:
                     next_step="name another place with --archive",
                 )
             return Snapshot(table, table.version(), None, [])
+        if state.format != FORMAT:
+            raise RefusedError(
+                f"the archive has format {state.format}, and this version reads format {FORMAT}",
+                where=self.location.url,
+                next_step="make it again from its source at another place, or use the version that made it",
+            )
         if state.manifest != state.sealed(files).manifest:
             raise self._damaged("the log of the archive is not what was committed: a part of it was lost or changed")
         return Snapshot(table, table.version(), state, files)
@@ -207,20 +236,22 @@ class Archive:
         files = [*(file for file in base.files if file.name not in gone), *(written.file for written in added)]
         commits = base.state.commits + 1 if base.state else 1
         state = msgspec.structs.replace(state, commits=commits, events=sum(file.events for file in files)).sealed(files)
+        properties = CommitProperties(
+            custom_metadata={_KEY: msgspec.json.encode(state).decode()},
+            # The client would put a commit behind one that it does not understand.
+            max_commit_retries=0,
+            app_transactions=[Transaction(_APPLICATION, commits), *_positions(state)],
+        )
         try:
-            base.table.create_write_transaction(
-                [*(_add(written) for written in added), *(_remove(file) for file in removed)],
-                mode="append",
-                schema=delta_schema(),
-                commit_properties=CommitProperties(
-                    custom_metadata={_KEY: msgspec.json.encode(state).decode()},
-                    # The client would put a commit behind one that it does not understand.
-                    max_commit_retries=0,
-                    app_transactions=[Transaction(_APPLICATION, commits), *_positions(state)],
-                ),
-            )
-        except CommitFailedError as error:
-            raise self._moved() from error
+            with self.location.reached():
+                base.table.create_write_transaction(
+                    [*(_add(written) for written in added), *(_remove(file) for file in removed)],
+                    mode="append",
+                    schema=delta_schema(),
+                    commit_properties=properties,
+                )
+        except (DeltaError, OSError) as error:
+            raise self._not_written(error, base.version) from error
         found = self.snapshot()
         if found is None or found.state is None or found.state.commits < commits:
             raise self._damaged("the archive is not what was just committed")
@@ -238,44 +269,64 @@ class Archive:
         there = self.files.names()
         kept = sorted({found.version, *(version for version in keep_versions if self._has(version, found.version))})
         # What was deleted before is named again by each vacuum, and each writes to the log.
-        gone = sorted(there & {Path(name).name for name in _vacuum(found.table, kept, retention_hours, dry_run=True)})
-        if dry_run or not gone:
-            return gone
-        _vacuum(found.table, kept, retention_hours, dry_run=False)
+        with self.location.reached():
+            unused = _vacuum(found.table, kept, retention_hours, dry_run=True)
+            gone = sorted(there & {Path(name).name for name in unused})
+            if dry_run or not gone:
+                return gone
+            _vacuum(found.table, kept, retention_hours, dry_run=False)
         after = self.snapshot()
         if after is not None:
             self._expect(after)
         return sorted(there - self.files.names())
+
+    def names_at(self, version: int) -> set[str]:
+        """Return the names of the data files of a version of the table; none where its log does not tell any more."""
+        found = self.snapshot()
+        if found is None or not self._has(version, found.version):
+            return set()
+        return {file.name for file in _files(self.location.table(version))}
 
     def _has(self, version: int, newest: int) -> bool:
         """Say whether the log still tells what a version of the table was made of."""
         if version >= newest:
             return version == newest
         try:
-            DeltaTable(self.location.url, version=version, storage_options=dict(self.location.options) or None)
+            self.location.table(version)
         except DeltaError:
             return False
         return True
 
     def _create(self) -> Snapshot:
-        options = dict(self.location.options) or None
         try:
-            table = DeltaTable.create(
-                self.location.url,
-                delta_schema(),
-                name=_APPLICATION,
-                description="Events of a points ledger, each once: (account_id, version) is the key.",
-                # A log that is cleaned up loses what certificates are about, and in the end our state.
-                configuration={"delta.enableExpiredLogCleanup": "false"},
-                storage_options=options,
-            )
-        except (CommitFailedError, DeltaError) as error:
-            raise self._moved() from error
+            with self.location.reached():
+                table = DeltaTable.create(
+                    self.location.url,
+                    delta_schema(),
+                    name=_APPLICATION,
+                    description="Events of a points ledger, each once: (account_id, version) is the key.",
+                    # A log that is cleaned up loses what certificates are about, and in the end our state.
+                    configuration={"delta.enableExpiredLogCleanup": "false"},
+                    storage_options=self.location.log_options,
+                )
+        except (DeltaError, OSError) as error:
+            raise self._not_written(error, -1) from error
         return Snapshot(table, table.version(), None, [])
 
-    def _moved(self) -> PositionMoved:
-        return PositionMoved(
-            "another process moved the archive on first", where=self.location.url, next_step="run it again"
+    def _not_written(self, error: Exception, version: int) -> LedgerReplayError:
+        """Return what an error of a commit on top of a version means: the client has one for every reason."""
+        try:
+            is_moved = self.location.table().version() > version
+        except (DeltaError, OSError, ValueError):
+            is_moved = False
+        if is_moved:
+            return PositionMoved(
+                "another process moved the archive on first", where=self.location.url, next_step="run it again"
+            )
+        return ArchiveError(
+            f"the archive cannot be written: {cause(error)}",
+            where=self.location.url,
+            next_step="mend that and run it again: it goes on from what was committed before",
         )
 
     def _damaged(self, what: str) -> IncompleteError:
@@ -308,7 +359,7 @@ class Archive:
             return msgspec.json.decode(self._expected.read_bytes(), type=_Expected)
         except msgspec.MsgspecError as error:
             raise IncompleteError(
-                f"what the archive should be cannot be read: {error}",
+                f"what the archive should be cannot be read: {cause(error)}",
                 where=str(self._expected),
                 next_step="check the archive with `archive --check`, then delete this file",
             ) from error

@@ -13,10 +13,10 @@ from ledger import topics
 from ledger.store import Store
 from ledger.topics import KnownTopic
 from projections import Projection
-from replay.answers import Balances, answered, name_unknown
+from replay.answers import Balances, answered, name_unknown, wanted
 from replay.certificate import COMPLETE
 from replay.full_replay import Replay
-from replay.moment import Moment
+from replay.moment import Moment, Time, in_utc
 from replay.rebuild import Rebuild, promote_generation, write_generation
 from replay.store_source import StoreSource
 from replay.topic.connection import Connection
@@ -86,11 +86,11 @@ def balances_from_topic(
     account_ids: Sequence[str] = (),
     *,
     at: dict[int, int] | None = None,
-    as_of: datetime | None = None,
-    recorded_as_of: datetime | None = None,
+    as_of: Time | None = None,
+    recorded_as_of: Time | None = None,
     workers: int | None = None,
     watch: Watch | None = None,
-    now: datetime | None = None,
+    now: Time | None = None,
 ) -> Balances:
     """Return the balances of some accounts (default: all) as a topic says, otherwise as `replay.balances`.
 
@@ -98,6 +98,7 @@ def balances_from_topic(
     where that is not known: nothing was published, or this is not all of it (with `at` it never is). A moment after
     the watermark, and any moment where that is not known, gives INCOMPLETE and no row at all.
     """
+    account_ids, clock = wanted(account_ids), in_utc(now, "now")
     moment = Moment.asked(as_of, recorded_as_of)
     topic, known = found_topic(store, connection, topic_name)
     _check_until(topic, at)
@@ -115,10 +116,10 @@ def balances_from_topic(
     ) as replay:
         if not replay.certificate.unread:
             name_unknown(account_ids, replay)
-        wanted = replay.rows.filter(pl.col("account_id").is_in(account_ids)) if account_ids else replay.rows
+        rows = replay.rows.filter(pl.col("account_id").is_in(account_ids)) if account_ids else replay.rows
         is_whole = at is None and _is_whole(replay)
-        watermark = topic_watermark(store, known, now) if is_whole and known is not None else None
-        return answered(replay, wanted, watermark, moment)
+        watermark = topic_watermark(store, known, clock) if is_whole and known is not None else None
+        return answered(replay, rows, watermark, moment)
 
 
 def found_topic(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -192,6 +193,8 @@ def test_a_damaged_file_is_named_and_the_others_are_served(run: Run, archived: P
     assert (found["file"], found["events"], found["first_account"]) == (of_zoe.name, 2, "zoe")
     assert reason in found["reason"]
     told = run("archive", "--check", "--data", archived).out
+    first = "INCOMPLETE: 2 data files checked, 1 of them damaged; 9 of 11 events in the 1 that are whole\n"
+    assert told.startswith(first)
     assert f"damaged: {of_zoe.name}: " in told
     assert "put the damaged files back from a copy" in told
     asked = run("balances", "--from", "archive", "--data", archived, "--json")
@@ -199,12 +202,18 @@ def test_a_damaged_file_is_named_and_the_others_are_served(run: Run, archived: P
     assert (asked.status, asked.document["verdict"]) == (3, "INCOMPLETE")
     assert asked.document["accounts"] == store["accounts"]
     assert asked.document["certificate"]["damaged"] == [found]
-    assert f"damaged: {of_zoe.name}: " in run("balances", "--from", "archive", "--data", archived).out
+    told = run("balances", "--from", "archive", "--data", archived).out
+    assert told.startswith("INCOMPLETE: 9 events replayed from the archive up to position 11, of accounts that cannot ")
+    assert f"damaged: {of_zoe.name}: " in told
+    assert "; 2 events were written to it, of account zoe\n" in told
     assert run("balances", "alice", "--from", "archive", "--data", archived).status == 0
     assert run("history", "zoe", "--from", "archive", "--data", archived).status == 3
     rebuilt = run("rebuild", "--from", "archive", "--promote", "--data", archived, "--json")
     assert (rebuilt.status, rebuilt.document["verdict"], rebuilt.document["promoted"]) == (3, "INCOMPLETE", False)
     assert rebuilt.document["certificate"]["damaged"] == [found]
+    refused = run("generations", "promote", rebuilt.document["generation"], "--data", archived)
+    assert refused.status == 4
+    assert f"withheld are the accounts of damaged files, 'zoe' to 'zoe' ({of_zoe.name}); see" in refused.err
     for more in ((), ("--compact",), ("--vacuum", "--older-than", "0")):
         appended = run("archive", *more, "--data", archived, "--json")
         assert (appended.status, appended.document["verdict"]) == (3, "INCOMPLETE")
@@ -254,18 +263,21 @@ def test_no_archive_is_bad_usage_and_leaves_nothing(run: Run, data: Path) -> Non
 
 
 def test_the_archive_of_another_ledger_is_refused(run: Run, archived: Path) -> None:
-    """It is neither added to nor rebuilt from: status 4, and nothing is written."""
+    """It is neither added to, rebuilt from, asked nor exported: status 4, and nothing is written."""
     other = archived.with_name("other")
     with ledger_of(other) as ledger:
         ledger.open("alice", effective_at=START)
     place = archived / "archive"
     before = sorted(place.rglob("*"))
-    for words in (("archive",), ("rebuild", "--from", "archive")):
+    asking = (("balances",), ("history", "alice"), ("graph", "alice-1"), ("export", "events", "lines.jsonl"))
+    for words in (("archive",), *((*each, *FROM) for each in (("rebuild",), *asking))):
         said = run(*words, "--archive", place, "--data", other, "--json")
         assert (said.status, said.document["verdict"]) == (4, "REFUSED")
+        assert "the archive is of another" in said.document["error"]["what"]
         assert "--archive" in said.document["error"]["next_step"]
     assert sorted(place.rglob("*")) == before
     assert run("generations", "--data", other, "--json").document["generations"] == []
+    assert not Path("lines.jsonl").exists()
 
 
 def test_a_hole_is_held_back_and_taken_in_once_mended(run: Run, data: Path) -> None:
@@ -305,8 +317,23 @@ def test_vacuum_keeps_what_a_certificate_is_about(run: Run, archived: Path) -> N
     orphan = archived / "archive" / f"{'0' * 40}.parquet"
     orphan.write_bytes(b"left by a run that was killed")
     (of_three,) = set(files_of(archived)[:-2]) - set(certified)
-    assert run("archive", "--vacuum", "--data", archived, "--json").document["deleted"] == []
+    young = run("archive", "--vacuum", "--data", archived, "--json").document
+    assert (young["deleted"], young["freed_bytes"], young["dry_run"]) == ([], 0, False)
+    reasons = {each["file"]: (each["reason"], each["generations"]) for each in young["kept"]}
+    by_age = dict.fromkeys([orphan.name, of_three.name], ("retention", []))
+    assert reasons == {file.name: ("certificate", [1, 2]) for file in certified} | by_age
+    told = run("archive", "--vacuum", "--data", archived).out
+    assert re.search(r"\nkept: 2 replaced data files \([\d.]+ kB\), not older than 168 hours \(--older-than\)\n", told)
+    assert re.search(r"\nkept: 2 replaced .*, which the certificate of generations 1, 2 is about\n", told)
+    everything = sorted(path.name for path in (archived / "archive").rglob("*"))
+    sizes = orphan.stat().st_size + of_three.stat().st_size
+    planned = run("archive", "--vacuum", "--older-than", "0", "--dry-run", "--data", archived, "--json").document
+    assert sorted(path.name for path in (archived / "archive").rglob("*")) == everything
+    assert (planned["verdict"], planned["dry_run"], planned["freed_bytes"]) == ("OK", True, sizes)
+    assert "would be deleted" in run("archive", "--vacuum", "--older-than", "0", "--dry-run", "--data", archived).out
     said = run("archive", "--vacuum", "--older-than", "0", "--data", archived, "--json").document
+    for name in ("deleted", "freed_bytes", "kept"):
+        assert said[name] == planned[name]
     assert sorted(said["deleted"]) == sorted([orphan.name, of_three.name])
     assert set(certified) < set(files_of(archived))
     words = ("archive", "--vacuum", "--older-than", "0", "--now", NOW, "--data", archived, "--json")
@@ -317,7 +344,7 @@ def test_vacuum_keeps_what_a_certificate_is_about(run: Run, archived: Path) -> N
     damage(archived, "DELETE FROM ledger_live")
     damage(archived, "DELETE FROM ledger_generations")
     said = run("archive", "--vacuum", "--older-than", "0", "--data", archived)
-    assert "2 data files deleted that nobody needs any more" in said.out
+    assert re.search(r"\n2 data files \([\d.]+ kB\) deleted that nobody needs any more\n$", said.out)
     assert len(files_of(archived)) == 1
 
 

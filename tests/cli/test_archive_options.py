@@ -38,12 +38,22 @@ def test_two_places_do_not_share_what_is_remembered(run: Run, data: Path) -> Non
 
 
 def test_the_configuration_names_the_place(run: Run, data: Path) -> None:
-    """[archive] says where it is, with secrets from elsewhere; --archive wins."""
+    """[archive] says where it is, from the file's own folder, with secrets from elsewhere; --archive is from here."""
     config = data / "ledger-replay.toml"
     config.write_text('[archive]\nurl = "configured"\n')
     assert run("archive", "--data", data).status == 0
-    assert Path("configured").is_dir()
+    assert (data / "configured").is_dir()
+    assert not Path("configured").exists()
+    other = Path("etc") / "other.toml"
+    other.parent.mkdir()
+    other.write_text('[archive]\nurl = "../beside"\n')
+    assert run("archive", "--data", data, "--config", other).status == 0
+    assert Path("beside").is_dir()
     assert run("archive", "--archive", "named", "--data", data, "--json").document["appended"] == 9
+    assert Path("named").is_dir()
+    config.write_text(f'[archive]\nurl = "{Path("absolute").absolute()}"\n')
+    assert run("archive", "--data", data).status == 0
+    assert Path("absolute").is_dir()
     config.write_text('[archive]\nurl = "s3://bucket/x"\n[archive.options]\naws_secret_access_key = { env = "NONE" }\n')
     said = run("archive", "--data", data)
     assert said.status == 2
@@ -66,8 +76,11 @@ def test_the_configuration_names_the_place(run: Run, data: Path) -> None:
         (("archive", "--check", "--compact"), "--check"),
         (("archive", "--check", "--from", "topic"), "--check"),
         (("archive", "--follow", "--compact"), "--follow"),
-        (("archive", "--follow", "--from", "topic"), "--follow"),
         (("archive", "--older-than", "1"), "--vacuum"),
+        (("archive", "--dry-run"), "--vacuum"),
+        (("archive", "--vacuum", "--compact", "--dry-run"), "--dry-run"),
+        (("archive", "--status", "--check"), "stands alone"),
+        (("archive", "--status", "--vacuum", "--dry-run"), "--status"),
         (("archive", "--from", "archive"), "--from store or topic"),
         (("archive", "--topic", "other"), "--from topic"),
         (("rebuild", "--archive", "x"), "--from archive"),

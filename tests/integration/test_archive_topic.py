@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from archives import archive_at, check_exactly_once, commits_of, keys_of, said, said_by_store
 from kafka_broker import Broker
@@ -16,6 +21,7 @@ from topics import delete_records, delete_topic, ledger_topic, make_topic, send,
 from consumers.archiver import Archived, archive_topic
 from ledger import Store
 from replay.archive.compaction import compact
+from replay.archive.full_replay import replayed_archive
 from replay.archive.table import Archive
 from replay.topic import balances_from_topic, describe
 from schemas.errors import PositionMoved, RefusedError
@@ -103,6 +109,46 @@ def test_a_topic_that_lost_records_is_refused(kafka_server, topic_name, tmp_path
     with pytest.raises(RefusedError, match="another source"):
         archived(archive_at(tmp_path), kafka_server, f"{topic_name}-again")
     assert keys_of(archive_at(tmp_path)).equals(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_follows_a_topic(kafka_server, topic_name, tmp_path, store, number):
+    """It takes in what comes, an open transaction meanwhile or not, and a signal ends it tidily with its answer."""
+    records = records_of(history(40, EVENTS))
+    make_topic(kafka_server, topic_name, 3)
+    send(kafka_server, topic_name, records[:500])
+    alone = tmp_path / "alone"
+    words = ["archive", "--from", "topic", "--follow", "--topic", topic_name, "--data", str(alone), "--json"]
+    command = [sys.executable, "-m", "console.main", *words, "--bootstrap-servers", kafka_server.bootstrap_servers]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            for start in range(500, EVENTS, 500):
+                wait_for(alone, start)
+                send_transaction(kafka_server, topic_name, records[:5], end="abort")
+                send(kafka_server, topic_name, records[start - 50 : start + 500])
+            wait_for(alone, EVENTS)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (0, "")
+    answer = msgspec.json.decode(out)
+    assert (answer["verdict"], answer["appended"], answer["events"]) == ("COMPLETE", EVENTS, EVENTS)
+    assert said(archive_at(alone)) == said_by_store(store)
+    with replayed_archive(archive_at(alone)) as found:
+        assert found.certificate.repeats == 150
+    check_exactly_once(archive_at(alone))
+
+
+def wait_for(folder: Path, events: int) -> None:
+    """Wait until the archive in a folder holds so many events, at the end of a round."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = archive_at(folder).snapshot() if (folder / "archive" / "_delta_log").exists() else None
+        if found is not None and found.state is not None and found.state.concluded and found.state.events >= events:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the archive does not get to {events} events")
 
 
 def test_two_archivers_of_a_topic(kafka_server, topic_name, tmp_path, store):

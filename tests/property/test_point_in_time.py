@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import pytest
+from archives import archive_at, archived_topic, commits_of
 from histories import NOW, START, examples, histories
 from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import append
 from oracle import balances_as_of
+from samples import store_rows
 from topic_asked import ask, held, publish_to
+from topic_memory import PARTITIONS
 
+from consumers.archiver import archive_store
 from ledger import Store
 from replay import Balances, balances
+from replay.archive.answers import balances_from_archive
+from replay.archive.compaction import compact
+from replay.certificate import Position
 from schemas import Event
 
 SUMS = ("balance", "frozen", "available", "pending_credit", "pending_debit")
@@ -67,21 +78,86 @@ def check(found: Balances, expected: dict[str, dict[str, Any]]) -> None:
     assert found.rows.select(COLUMNS).to_dicts() == [{name: row[name] for name in COLUMNS} for row in whole]
 
 
-@examples(40)
-@given(question=questions(), place=st.integers(0, 30))
-def test_the_store_as_of_any_moment_is_the_plain_loop(question, place):
-    """Whatever was recorded late or dated back, at the head and at a position, for all accounts and for one."""
+class Asked:
+    """A source of some events, asked as `balances` is; `reached` gives its position behind so many of them."""
+
+    def __init__(self, answer: Callable[..., Balances], reached: Callable[[int], Position] = int) -> None:
+        self.answer = answer
+        self.reached = reached
+
+
+class Source(NamedTuple):
+    """Where events are asked for: the store, or an archive of store or topic, made in `runs` and compacted or not."""
+
+    name: str
+    runs: int = 0
+    is_compacted: bool = False
+
+    @contextmanager
+    def of(self, events: list[Event], cuts: list[int], commit_events: int) -> Iterator[Asked]:
+        """Have these events in the source, which is gone afterwards; runs end at the cuts, in this order."""
+        ends = [*sorted(cut % (len(events) + 1) for cut in cuts[: self.runs - 1]), len(events)]
+        with TemporaryDirectory() as name:
+            folder, rows = Path(name), store_rows(events)
+            store = Store.at(folder)
+            for start, end in pairwise([0, *ends]):
+                with store.appending() as connection:
+                    store.append_rows(connection, rows[start:end])
+                with commits_of(commit_events):
+                    if self.name == "archive":
+                        archive_store(archive_at(folder), store, now=lambda: NOW)
+                    elif self.name == "archive of a topic":
+                        archived_topic(archive_at(folder), held(events)[:end], watermark=lambda: NOW)  # type: ignore[arg-type]  # they have what it asks of a record.
+                if self.is_compacted:
+                    compact(archive_at(folder), file_events=5)
+            if self.name == "store":
+                yield Asked(partial(balances, store))
+            elif self.name == "archive":
+                yield Asked(partial(balances_from_archive, archive_at(folder)))
+            else:
+                yield Asked(partial(balances_from_archive, archive_at(folder)), partial(_offsets, events))
+            store.close()
+
+
+def _offsets(events: list[Event], count: int) -> dict[int, int]:
+    places = Counter(record.partition for record in held(events)[:count])
+    return {partition: places[partition] for partition in range(PARTITIONS)}
+
+
+SOURCES = [
+    Source("store"),
+    Source("archive", 1),
+    Source("archive", 1, is_compacted=True),
+    Source("archive", 4),
+    Source("archive", 4, is_compacted=True),
+    Source("archive of a topic", 3),
+    Source("archive of a topic", 3, is_compacted=True),
+]
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda each: f"{each.name}, {each.runs} runs, {each.is_compacted}")
+@examples(25)
+@given(
+    question=questions(),
+    place=st.integers(0, 30),
+    cuts=st.lists(st.integers(0, 30), min_size=3, max_size=3),
+    commit_events=st.integers(1, 12),
+)
+def test_a_source_as_of_any_moment_is_the_plain_loop(source, question, place, cuts, commit_events):
+    """Whatever was recorded late or dated back, at the end and at a position, for all accounts, some and one."""
     events, moments = question
-    with store_of(events) as store:
+    with source.of(events, cuts, commit_events) as asked:
+        count = min(place, len(events))
         for as_of, recorded_as_of in moments:
-            asked = {"as_of": as_of, "recorded_as_of": recorded_as_of, "now": NOW}
-            expected = balances_as_of(events, as_of, recorded_as_of)
-            check(balances(store, **asked), expected)
-            at = min(place, len(events))
-            check(balances(store, at=at, **asked), balances_as_of(events[:at], as_of, recorded_as_of))
-            for account_id in {event.account_id for event in events}:
-                only = {account_id: expected[account_id]} if account_id in expected else {}
-                check(balances(store, [account_id], **asked), only)
+            moment = {"as_of": as_of, "recorded_as_of": recorded_as_of, "now": NOW}
+            for some, at in ((events, None), (events[:count], asked.reached(count))):
+                expected = balances_as_of(some, as_of, recorded_as_of)
+                check(asked.answer(at=at, **moment), expected)
+                ids = sorted({event.account_id for event in some})
+                for account_ids in (*([each] for each in ids), ids[:2], ids[1:]):
+                    if account_ids:
+                        only = {each: expected[each] for each in account_ids if each in expected}
+                        check(asked.answer(account_ids, at=at, **moment), only)
 
 
 @examples(40)

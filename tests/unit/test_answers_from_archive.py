@@ -7,10 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+import replay
 from consumers.archiver import archive_store
 from ledger import Ledger
 from ledger.store import Store
@@ -22,7 +24,8 @@ from replay.archive.files import Location
 from replay.archive.full_replay import replayed_archive
 from replay.archive.rebuild import rebuild_from_archive
 from replay.archive.table import Archive
-from schemas.errors import UsageError
+from replay.certificate import Unread
+from schemas.errors import IncompleteError, UsageError
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -218,3 +221,73 @@ def test_a_rebuild_has_the_chains_of_the_store(store: Store, archive: Open) -> N
         with replayed_archive(archive(), links=True) as replay:
             assert_frame_equal(replay.gate.last.sort("account_id"), heads)
         compact(archive())
+
+
+@pytest.mark.parametrize("name", ["as_of", "recorded_as_of", "now"])
+def test_times_may_be_text(store: Store, archive: Open, name: str) -> None:
+    """ISO 8601 gives what the datetime gives, and a date its UTC midnight; what is no time, or has no zone, is told."""
+    moments: dict[str, datetime | str] = {"as_of": START, "now": START + 50 * HOUR, name: START + 4 * HOUR}
+    asks = (lambda **asked: balances(store, **asked), lambda **asked: balances_from_archive(archive(), **asked))
+    for ask in asks:
+        expected = ask(**moments)
+        for text in ("2026-03-01T04:00:00Z", "2026-03-01T12:00:00.000000+08:00"):
+            found = ask(**moments | {name: text})
+            assert_same(found, expected)
+            assert (found.watermark, found.moment) == (expected.watermark, expected.moment)
+        assert (
+            ask(**moments | {name: "2026-03-02"}).certificate == ask(**moments | {name: START + 24 * HOUR}).certificate
+        )
+        for wrong in ("2026-03-01T04:00:00", "yesterday", "", "0001-01-01T00:00:00+10:00", 5, (START + HOUR).date()):
+            with pytest.raises(UsageError, match=f"^{name} "):
+                ask(**moments | {name: wrong})
+
+
+def test_one_account_may_be_named_by_itself(store: Store, archive: Open) -> None:
+    """A string is one id, not its letters; what is no text is told."""
+    for ask in (lambda ids: balances(store, ids), lambda ids: balances_from_archive(archive(), ids)):
+        assert_same(ask("anna"), ask(["anna"]))
+        assert ask("anna").rows["account_id"].to_list() == ["anna"]
+        with pytest.raises(UsageError, match="no account 'carl'"):
+            ask("carl")
+        with pytest.raises(UsageError, match="None is no account id"):
+            ask([None])
+
+
+def test_an_archive_is_opened_from_python(tmp_path: Path, store: Store, archive: Open) -> None:
+    """The public names open it by its folder, notice a lost end by the file beside it, ask it and rebuild from it."""
+    archive()
+    for place in (
+        tmp_path / "archive",
+        str(tmp_path / "archive"),
+        f"{tmp_path / 'archive'}/",
+        (tmp_path / "archive").as_uri(),
+    ):
+        assert_same(replay.balances_from_archive(replay.open_archive(place), "anna"), balances(store, "anna"))
+    assert_same(replay.history_from_archive(replay.open_archive(tmp_path / "archive"), "anna"), history(store, "anna"))
+    rebuilt = replay.rebuild_from_archive(store, replay.open_archive(tmp_path / "archive"), promote=True)
+    assert (rebuilt.verdict, rebuilt.promoted) == ("COMPLETE", True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="place is a file"):
+        replay.open_archive(tmp_path / "file")
+    archive_store(archive(), store, now=lambda: START + 60 * HOUR)
+    max((tmp_path / "archive" / "_delta_log").glob("*.json")).unlink()
+    with pytest.raises(IncompleteError, match="lost its newest entries"):
+        replay.balances_from_archive(replay.open_archive(tmp_path / "archive"))
+
+
+def test_what_a_check_leaves_out_is_not_counted(torn: Open) -> None:
+    """Events are those of the files that are whole, and an account of a damaged file is not judged by the others."""
+    found = check(torn())
+    assert (found.verdict, found.files, found.events, len(found.damaged)) == ("INCOMPLETE", 2, 11, 1)
+    assert found.state.events == 13
+    assert found.miscounted == []
+
+
+def test_a_check_of_an_archive_that_has_not_all_of_a_topic_is_not_whole(archive: Open) -> None:
+    """Files that are what was written do not make up for a partition that could not be read to its end."""
+    opened = archive()
+    before = opened.snapshot()
+    unread = Unread(partition=0, offset=3, until=5, reason="stalled", details="waits")
+    opened.commit(before, msgspec.structs.replace(before.held, unread=[unread]))
+    found = check(archive())
+    assert (found.verdict, found.damaged, found.miscounted) == ("INCOMPLETE", [], [])

@@ -20,7 +20,7 @@ from consumers.archiver import archive_store
 from ledger import Store
 from replay.archive.compaction import compact
 from replay.archive.full_replay import replayed_archive
-from replay.archive.schema import ARCHIVE_SCHEMA
+from replay.archive.schema import ARCHIVE_SCHEMA, CODED
 from schemas.errors import IncompleteError, LedgerReplayError
 
 EVENTS = 400
@@ -117,7 +117,7 @@ def test_a_data_file_that_is_not_what_was_written(folder, ready, what):
     elif what == "other rows":
         rows = pl.read_parquet(path).with_columns(pl.col("amount") + 1)
         rows.write_parquet(path, compression="zstd", compression_level=1)
-        assert pl.read_parquet(path).schema == ARCHIVE_SCHEMA
+        assert pl.read_parquet(path).schema == {**ARCHIVE_SCHEMA, **CODED}
     else:
         content = path.read_bytes()
         new = {"empty": b"", "cut": content[:-9], "longer": content + b"\0", "another's": other.read_bytes()}
@@ -172,6 +172,11 @@ def test_a_damaged_log_file_is_named(folder, store, what, back):
         with pytest.raises(IncompleteError, match="log of the archive") as raised:
             ask()
         assert "\n" not in str(raised.value)
+        # What a library says is there in a few words, not as it prints itself.
+        assert len(raised.value.what) < 150
+        assert "ParsedLogPath" not in str(raised.value)
+        assert raised.value.where == str(folder / "archive")
+        assert "from a copy" in raised.value.next_step
     assert sorted(found.name for found in (folder / "archive").rglob("*")) == names
 
 

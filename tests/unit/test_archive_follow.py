@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
-from archives import archive_at, check_exactly_once, commits_of, said, said_by_store
+from archives import archive_at, check_exactly_once, commits_of, said, said_by_store, topics_in_memory
 from ledgers import append, put_back, take_event
 from samples import account_stream
+from topic_memory import FakeReader, Sent, replay
 
-from consumers.archiver import archive_store
+from consumers.archiver import Archived, TopicNow, archive_store, follow_topic
 from ledger import Store
 from replay import StoreSource
 from replay.archive.compaction import compact
+from replay.archive.full_replay import replayed_archive
+from replay.topic import Connection
+from replay.topic.metadata import Bounds
+from schemas.errors import BrokerError, BrokerRefused, RefusedError
 
 START = datetime(2024, 5, 1, tzinfo=UTC)
 
@@ -45,13 +51,14 @@ class Script:
         return False
 
 
-def follow(folder: Path, store: Store, script: Script):
+def follow(folder: Path, store: Store, script: Script, told: Callable[[Archived], None] = lambda _: None):
     """Follow a store until the script ends."""
     with commits_of(3):
         return archive_store(
             archive_at(folder),
             store,
             follow=True,
+            told=told,
             now=lambda: script.moment,
             should_stop=script.should_stop,
             poll_seconds=0.001,
@@ -69,6 +76,15 @@ def test_a_follower_brings_over_what_comes(tmp_path, store):
     assert (found.verdict, found.appended, found.state.events) == ("COMPLETE", 21, 21)
     check_exactly_once(archive_at(tmp_path))
     assert said(archive_at(tmp_path)) == said_by_store(store)
+
+
+def test_every_round_is_told(tmp_path, store):
+    """Whoever follows hears of each round where the archive is then."""
+    told: list[tuple[str, int, object]] = []
+    script = Script(lambda: append(store, *account_stream("b", 4)), nothing, lambda: take_event(store, "b", 2), nothing)
+    follow(tmp_path, store, script, lambda found: told.append((found.verdict, found.appended, found.state.position)))
+    assert told[0] == ("COMPLETE", 5, 5)
+    assert told[-1] == ("COMPLETE", 9, 9)
 
 
 def test_a_quiet_store_moves_the_watermark_on(tmp_path, store):
@@ -118,3 +134,258 @@ def test_what_is_recorded_while_it_reads_is_not_vouched_for(tmp_path, store):
     assert found.state.watermark <= read[0]
     ahead = archive_store(archive_at(tmp_path), store, now=lambda: datetime(2999, 1, 1, tzinfo=UTC))
     assert read[0] < ahead.state.watermark <= datetime.now(UTC)
+
+
+class Topic:
+    """A topic in memory that is followed: a step each time that the follower looks at it, and a stop after the last.
+
+    `held_at` is where an open transaction holds what is read of partition 0.
+    """
+
+    def __init__(self, sent: list[Sent], *steps: Callable[[Topic], object]) -> None:
+        self.sent = list(sent)
+        self.steps = list(steps)
+        self.stops = False
+        self.held_at: int | None = None
+        self.topic_id = "id"
+        self.mark = 0
+        self.watermark: datetime | None = START
+        self.stop_at: tuple[int, int] | None = None
+        self.fails: Exception | None = None
+        self.told: list[Archived] = []
+        self.said: list[str] = []
+
+    def look(self) -> TopicNow:
+        """Do the next step, and describe the topic."""
+        if self.told and self.steps:
+            self.steps.pop(0)(self)
+        elif self.told:
+            self.stops = True
+        if self.fails is not None:
+            raise self.fails
+        topic = self.reader.topic
+        if self.held_at is not None:
+            topic.partitions[0] = Bounds(0, self.held_at, topic.partitions[0].high)
+        offsets = {partition: bounds.high for partition, bounds in topic.partitions.items()}
+        return TopicNow(
+            type(topic)(name="events", topic_id=self.topic_id, partitions=topic.partitions, settings={}),
+            watermark=lambda: self.watermark,
+            offsets=offsets,
+            mark=self.mark,
+        )
+
+    @property
+    def reader(self) -> FakeReader:
+        """A reader of what is on it by now."""
+        return FakeReader(self.sent, 2, self.stop_at)
+
+    def read(self, *arguments: Any, **options: Any) -> Any:
+        """Read what is on it by now, as a reader does."""
+        return self.reader.read(*arguments, **options)
+
+    def send(self, *sent: Sent) -> None:
+        """Put records on it."""
+        self.sent += sent
+
+
+class Connected(Connection, frozen=True):
+    """A connection to a topic in memory."""
+
+    reader: Any = None
+
+
+def follow_memory(folder: Path, topic: Topic) -> Archived:
+    """Follow a topic in memory until its steps are done."""
+    with topics_in_memory(), commits_of(3):
+        return follow_topic(
+            archive_at(folder),
+            Connected(bootstrap_servers="nowhere:1", reader=topic),
+            topic.look,
+            ledger_id="ledger",
+            should_stop=lambda: topic.stops,
+            told=topic.told.append,
+            waiting=topic.said.append,
+            poll_seconds=0.001,
+        )
+
+
+def check_as_topic(folder: Path, topic: Topic) -> None:
+    """Hold the archive against a replay of the topic, and its repeats too."""
+    with replay(topic.sent) as expected, replayed_archive(archive_at(folder)) as found:
+        assert (found.verdict, found.certificate.digest) == (expected.verdict, expected.certificate.digest)
+        assert found.parked_ids == expected.parked_ids
+        assert found.certificate.repeats == expected.certificate.repeats
+    check_exactly_once(archive_at(folder))
+
+
+FIRST = [Sent(0, "a", 1), Sent(1, "b", 1), Sent(0, "a", 2)]
+
+
+def test_a_follower_of_a_topic_brings_over_what_comes(tmp_path):
+    """What comes while it follows is archived once, repeats and what waits behind a hole too; each round is told."""
+    topic = Topic(
+        FIRST,
+        lambda it: it.send(Sent(0, "a", 3), Sent(2, "c", 1), Sent(0, "a", 3)),
+        lambda it: it.send(Sent(1, "b", 3), Sent(1, "b", 3), Sent(0, "a", 4)),
+        lambda it: compact(archive_at(tmp_path)),
+        lambda it: it.send(Sent(2, "c", 2)),
+        lambda it: it.send(Sent(1, "b", 2), Sent(1, "b", 2)),
+        lambda it: it.send(Sent(0, "a", 1, 11)),
+        lambda it: it.send(Sent(0, "a", 5)),
+    )
+    found = follow_memory(tmp_path, topic)
+    assert [each.verdict for each in topic.told] == ["COMPLETE"] * 2 + ["INCOMPLETE"] * 2 + ["COMPLETE"] + [
+        "INCOMPLETE"
+    ] * 2
+    assert [each.appended for each in topic.told] == [3, 5, 6, 7, 9, 9, 10]
+    assert [each.state.watermark for each in topic.told] == [START] * 2 + [None] * 2 + [START] + [None] * 2
+    assert (found.appended, [each.account_id for each in found.state.parked]) == (10, ["a"])
+    check_as_topic(tmp_path, topic)
+
+
+def test_what_was_compared_is_not_read_again(tmp_path):
+    """A follower reads a topic anew only where something came twice since."""
+    topic = Topic(
+        [*FIRST, Sent(0, "a", 2), Sent(0, "a", 2, 11)],
+        *[lambda it, n=n: it.send(Sent(1, "b", n)) for n in (2, 3, 4)],
+    )
+    starts: list[int] = []
+    read = topic.read
+
+    def reading(partition: int, *, start: int, **options: Any) -> Any:
+        starts.append(start)
+        return read(partition, start=start, **options)
+
+    topic.read = reading  # type: ignore[method-assign]
+    follow_memory(tmp_path, topic)
+    # Once to read it, once to compare it, in three partitions; then only what came.
+    assert len(topic.told) == 4
+    assert starts[3:6] == [0, 0, 0]
+    assert starts[6:] == [4, 1, 0, 4, 2, 0, 4, 3, 0]
+    check_as_topic(tmp_path, topic)
+
+
+def test_an_open_transaction_does_not_stand_in_the_way(tmp_path):
+    """What is committed is archived meanwhile; nothing is vouched for until all that was published is there."""
+
+    def hold(topic: Topic) -> None:
+        topic.held_at = 2
+        topic.send(Sent(0, "a", 3), Sent(1, "b", 2))
+
+    def let_go(topic: Topic) -> None:
+        topic.held_at = None
+
+    topic = Topic(FIRST, hold, let_go)
+    found = follow_memory(tmp_path, topic)
+    assert [each.appended for each in topic.told] == [3, 4, 5]
+    assert [each.verdict for each in topic.told] == ["COMPLETE"] * 3
+    assert [each.state.watermark for each in topic.told] == [START, None, START]
+    assert found.state.position == {0: 3, 1: 2, 2: 0}
+    check_as_topic(tmp_path, topic)
+
+
+def test_a_watermark_that_moves_is_taken_over(tmp_path):
+    """What the store says of the topic is news too, without one record more."""
+
+    def know(topic: Topic) -> None:
+        topic.mark, topic.watermark = 1, START + timedelta(hours=1)
+
+    found = follow_memory(tmp_path, Topic(FIRST, know))
+    assert found.state.watermark == START + timedelta(hours=1)
+
+
+def test_a_partition_that_stops_is_named_and_read_later(tmp_path, monkeypatch):
+    """While it cannot be read the others go on; it is tried again after a while."""
+    monkeypatch.setattr("consumers.archiver.WATERMARK_SECONDS", 0)
+
+    def stop(topic: Topic) -> None:
+        topic.stop_at = (0, 2)
+        topic.send(Sent(0, "a", 3), Sent(1, "b", 2))
+
+    def go_on(topic: Topic) -> None:
+        topic.stop_at = None
+
+    topic = Topic(FIRST, stop, nothing_new, go_on)
+    found = follow_memory(tmp_path, topic)
+    assert [each.verdict for each in topic.told] == ["COMPLETE", "INCOMPLETE", "INCOMPLETE", "COMPLETE"]
+    assert topic.told[1].unread == ["partition 0, offset 2: corrupt: the test says so"]
+    assert found.appended == 5
+    check_as_topic(tmp_path, topic)
+
+
+def nothing_new(topic: Topic) -> None:
+    """Let time pass."""
+
+
+def test_brokers_that_do_not_answer_are_waited_for(tmp_path):
+    """It says so and goes on; a refusal ends it, as does a topic that was made again."""
+
+    def fail(topic: Topic) -> None:
+        topic.fails = BrokerError("Kafka did not answer")
+        topic.steps.insert(0, answer)
+
+    def answer(topic: Topic) -> None:
+        topic.fails = None
+        topic.send(Sent(1, "b", 2))
+
+    topic = Topic(FIRST, fail)
+    assert follow_memory(tmp_path, topic).appended == 4
+    assert topic.said == ["the topic cannot be looked at: Kafka did not answer"]
+
+    def refuse(topic: Topic) -> None:
+        topic.fails = BrokerRefused("Kafka refused")
+
+    def make_again(topic: Topic) -> None:
+        topic.topic_id = "other"
+
+    with pytest.raises(BrokerRefused):
+        follow_memory(tmp_path, Topic(topic.sent, refuse))
+    with pytest.raises(RefusedError, match="was made again"):
+        follow_memory(tmp_path, Topic(topic.sent, make_again))
+
+
+def test_a_stop_ends_it_behind_the_batch_in_hand(tmp_path):
+    """Told to stop while it reads it commits what it has, and says that nothing is missing up to there."""
+    topic = Topic([Sent(0, "a", version) for version in range(1, 9)] + [Sent(1, "b", 1)])
+    topic.stops = True
+    found = follow_memory(tmp_path, topic)
+    assert (found.verdict, found.appended, found.state.position) == ("COMPLETE", 3, {0: 2, 1: 1, 2: 0})
+    assert found.state.watermark is None
+    topic = Topic(topic.sent)
+    found = follow_memory(tmp_path, topic)
+    assert (found.appended, found.state.watermark) == (6, START)
+    check_as_topic(tmp_path, topic)
+
+
+def test_events_that_waited_too_long_are_read_again(tmp_path, monkeypatch):
+    """Where more wait than are kept, the follower reads them again once what they waited for is there."""
+    monkeypatch.setattr("replay.gate.WAITING_EVENTS_MAX", 1)
+    late = [Sent(0, "a", version) for version in (2, 3, 4)]
+    topic = Topic(late, lambda it: it.send(Sent(0, "a", 1)), lambda it: it.send(Sent(1, "b", 1)))
+    assert follow_memory(tmp_path, topic).verdict == "COMPLETE"
+    monkeypatch.undo()
+    check_as_topic(tmp_path, topic)
+
+
+def test_a_stop_while_it_reads_again_forgets_nothing(tmp_path):
+    """What is known of a part that was to be read again still counts where the stop came before it."""
+    sent = [Sent(0, "x", 0), *(Sent(0, "b", version) for version in (1, 2, 3)), Sent(0, "y", 0)]
+    assert [each.account_id for each in follow_memory(tmp_path, Topic(sent)).state.parked] == ["x", "y"]
+    topic = Topic(sent)
+    topic.stops = True
+    found = follow_memory(tmp_path, topic)
+    assert [each.account_id for each in found.state.parked] == ["x", "y"]
+    assert len(found.state.poison) == 2
+
+
+def test_what_was_compared_once_is_not_doubted_later(tmp_path):
+    """Where copies cannot be read any more, only those wait that came since."""
+
+    def stop(topic: Topic) -> None:
+        topic.stop_at = (0, 1)
+        topic.send(Sent(1, "b", 1))
+
+    topic = Topic([*FIRST, Sent(0, "a", 2)], stop)
+    found = follow_memory(tmp_path, topic)
+    assert topic.told[0].verdict == "COMPLETE"
+    assert [(each.account_id, each.reason) for each in found.state.parked] == [("b", "repeat_not_compared")]

@@ -212,7 +212,7 @@ def test_a_reader_beside_a_writer(tmp_path, store, rival):
         return table
 
     reader = archive_at(tmp_path)
-    with patch("replay.archive.table.DeltaTable", opened):
+    with patch("replay.archive.files.DeltaTable", opened):
         assert said(reader) == truth
     assert not works
     assert said(archive_at(tmp_path)) == (said_by_store(store) if rival == "archiver" else truth)
