@@ -41,7 +41,7 @@ _BALANCE = f"sum(CASE WHEN to_status = 'completed' THEN {_WORTH} ELSE 0 END)"
 def made(folder: Path, events: int, accounts: int) -> Path:
     """Make an archive of so many events and sort it; return the folder."""
     from replay.archive.compaction import compact
-    from replay.archive.table import State
+    from replay.archive.state import State
 
     shutil.rmtree(folder, ignore_errors=True)
     archive = _archive(folder)
@@ -168,7 +168,7 @@ def balances(folder: Path) -> Measured:
 
 
 def everything(folder: Path) -> Measured:
-    """All projections and every integrity finding; as for balances, hashes are checked before and the digest is apart."""
+    """All projections and every integrity finding; hashes and digest are apart, as for balances."""
     from projections import INTEGRITY, RELATIONS
     from replay.archive.full_replay import replayed_archive
     from replay.digest import digest

@@ -12,7 +12,8 @@ from replay.certificate import COMPLETE, INCOMPLETE
 if TYPE_CHECKING:
     from consumers.archiver import Archived
     from replay.archive.checking import Checked
-    from replay.archive.table import Snapshot, State
+    from replay.archive.state import State
+    from replay.archive.table import Snapshot
     from replay.archive.vacuuming import Certified, Vacuumed
     from replay.certificate import Position
 

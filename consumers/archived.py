@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from replay.archive.appending import Appending
-from replay.archive.table import State
+from replay.archive.state import State
 from replay.certificate import COMPLETE, INCOMPLETE
 from replay.topic.client import PartitionStopped
 

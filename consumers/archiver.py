@@ -14,7 +14,8 @@ from consumers.archived import Archived, archived
 from consumers.topic_rounds import Rounds, TopicNow
 from ledger.store import Store
 from replay.archive.appending import Appending, Origin
-from replay.archive.table import Archive, State
+from replay.archive.state import State
+from replay.archive.table import Archive
 from replay.engine import Progress, run
 from replay.store_source import StoreSource
 from replay.topic.client import Waiting, open_reader

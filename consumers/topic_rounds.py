@@ -11,7 +11,8 @@ import polars as pl
 
 from consumers.archived import Archived, archived
 from replay.archive.appending import Appending, Origin
-from replay.archive.table import Archive, State
+from replay.archive.state import State
+from replay.archive.table import Archive
 from replay.certificate import Unread
 from replay.engine import Progress, run
 from replay.gate import Parked

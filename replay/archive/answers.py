@@ -11,7 +11,8 @@ from datetime import datetime
 from projections import RELATIONS, TRANSACTIONS
 from replay.answers import EVENTS, Balances, History, answered, history_of, name_unknown, wanted
 from replay.archive.full_replay import replayed_archive, snapshot_of
-from replay.archive.table import Archive, State
+from replay.archive.state import State
+from replay.archive.table import Archive
 from replay.certificate import Position
 from replay.graph import Graph, graph_of
 from replay.moment import Moment, Time, in_utc

@@ -20,7 +20,8 @@ from msgspec import UNSET, UnsetType
 from replay.archive.copies import PLACES, Elsewhere
 from replay.archive.reading import files_of, need_whole, scan
 from replay.archive.schema import ARCHIVE_SCHEMA
-from replay.archive.table import Archive, Snapshot, State
+from replay.archive.state import State
+from replay.archive.table import Archive, Snapshot
 from replay.certificate import Position, Unread
 from replay.gate import LAST_SCHEMA, Gate, Parked
 from replay.source import Batch

@@ -11,7 +11,8 @@ import polars as pl
 
 from replay.archive.full_replay import damage, snapshot_of
 from replay.archive.reading import slices
-from replay.archive.table import Archive, Snapshot, State
+from replay.archive.state import State
+from replay.archive.table import Archive, Snapshot
 from replay.certificate import COMPLETE, INCOMPLETE, Damaged
 from replay.engine import Progress
 

@@ -13,7 +13,8 @@ import polars as pl
 
 from replay.archive.files import DataFile, Written
 from replay.archive.reading import need_whole, slices
-from replay.archive.table import Archive, Snapshot, State
+from replay.archive.state import State
+from replay.archive.table import Archive, Snapshot
 from schemas.errors import IncompleteError, PositionMoved
 
 __all__ = ["FILE_EVENTS", "compact"]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 import polars as pl
 
-from replay.archive.table import State
+from replay.archive.state import State
 from replay.gate import Parked
 
 __all__ = ["PLACES", "Elsewhere", "doubtful"]

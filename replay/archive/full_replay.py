@@ -19,7 +19,8 @@ from replay.archive.copies import doubtful
 from replay.archive.counting import IS_EACH_ONCE, counted, need_all_each_once, need_each_once
 from replay.archive.files import DataFile
 from replay.archive.reading import files_of, reading, scan, slices
-from replay.archive.table import Archive, Snapshot, State
+from replay.archive.state import State
+from replay.archive.table import Archive, Snapshot
 from replay.certificate import Damaged, Position, Unread
 from replay.full_replay import CORE, Replay, concluded
 from replay.gate import Gate, Parked

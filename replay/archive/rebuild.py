@@ -12,7 +12,8 @@ from ledger import topics
 from ledger.store import Store
 from projections import Projection
 from replay.archive.full_replay import replayed_archive, snapshot_of
-from replay.archive.table import Archive, State
+from replay.archive.state import State
+from replay.archive.table import Archive
 from replay.certificate import COMPLETE, Position
 from replay.full_replay import Replay
 from replay.generation import beyond_heads
