@@ -1,5 +1,7 @@
 """What is measured on an archive, and the peers on the same rows: DuckDB, PostgreSQL, and a plain loop in Python.
 
+`python -m benchmarks.archives FOLDER EVENTS ACCOUNTS` makes one.
+
 The events are made in columns, straight into an archive: accounts of skewed sizes, holds that are settled, reversals
 that name what they reverse. A folder holds `archive/`, sorted by account, as `archive --compact` leaves it.
 """
@@ -7,6 +9,7 @@ that name what they reverse. A folder holds `archive/`, sorted by account, as `a
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -40,8 +43,9 @@ _BALANCE = f"sum(CASE WHEN to_status = 'completed' THEN {_WORTH} ELSE 0 END)"
 
 def made(folder: Path, events: int, accounts: int) -> Path:
     """Make an archive of so many events and sort it; return the folder."""
-    from replay.archive.compaction import compact
     from replay.archive.state import State
+
+    from replay.archive.compaction import compact
 
     shutil.rmtree(folder, ignore_errors=True)
     archive = _archive(folder)
@@ -272,7 +276,7 @@ def _all_columns() -> str:
 
 
 def postgresql(folder: Path) -> Measured:
-    """PostgreSQL's sum by account over the same rows, in a table with an index on the account.
+    """PostgreSQL's sum by account over the same rows, in a table of all their columns with an index on the account.
 
     The server is as it comes. Loading is not timed; the query is asked three times, the median counts.
     """
@@ -301,12 +305,21 @@ def postgresql(folder: Path) -> Measured:
 def _loaded(stack: ExitStack, url: str, folder: Path) -> Any:
     import psycopg
 
-    columns = ["account_id", "type", "amount", "to_status"]
+    from replay.archive.schema import ARCHIVE_SCHEMA
+
     connection = stack.enter_context(psycopg.connect(url, autocommit=True))
-    connection.execute("CREATE UNLOGGED TABLE events (account_id text, type text, amount bigint, to_status text)")
-    with connection.cursor() as cursor, cursor.copy("COPY events FROM STDIN (FORMAT csv)") as copy:
+    kinds = {pl.Int64(): "bigint", pl.Datetime("us", "UTC"): "timestamptz", pl.Binary(): "bytea"}
+    columns = {name: kinds.get(dtype, "text") for name, dtype in ARCHIVE_SCHEMA.items()}
+    described = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    connection.execute(f"CREATE UNLOGGED TABLE events ({described})")
+    # Null everywhere but at an account's last event: it is no row's own.
+    names = [name for name in columns if name != "chain"]
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY events ({', '.join(names)}) FROM STDIN (FORMAT csv)") as copy,
+    ):
         for file in _files(folder):
-            copy.write(pl.read_parquet(file, columns=columns).write_csv(include_header=False))
+            copy.write(pl.read_parquet(file, columns=names).write_csv(include_header=False))
     connection.execute("CREATE INDEX ON events (account_id)")
     connection.execute("VACUUM ANALYZE events")
     return connection
@@ -352,3 +365,7 @@ TASKS: dict[str, Callable[[Path], Measured]] = {
     "postgresql": postgresql,
     "python loop": python_loop,
 }
+
+
+if __name__ == "__main__":
+    made(Path(sys.argv[1]), events=int(sys.argv[2]), accounts=int(sys.argv[3]))
