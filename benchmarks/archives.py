@@ -43,9 +43,8 @@ _BALANCE = f"sum(CASE WHEN to_status = 'completed' THEN {_WORTH} ELSE 0 END)"
 
 def made(folder: Path, events: int, accounts: int) -> Path:
     """Make an archive of so many events and sort it; return the folder."""
-    from replay.archive.state import State
-
     from replay.archive.compaction import compact
+    from replay.archive.state import State
 
     shutil.rmtree(folder, ignore_errors=True)
     archive = _archive(folder)
