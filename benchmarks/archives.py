@@ -291,7 +291,7 @@ def postgresql(folder: Path) -> Measured:
             start = perf_counter()
             connection.execute(f"CREATE TEMP TABLE found AS {query}")
             seconds.append(perf_counter() - start)
-        height, balance = connection.execute("SELECT count(*), sum(balance) FROM found").fetchone()
+        height, balance = connection.execute("SELECT count(*), sum(balance) FROM found").fetchone() or (0, 0)
     return {
         "seconds": median(seconds),
         "events": _events(folder),
