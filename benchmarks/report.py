@@ -30,7 +30,7 @@ _TOPIC = (
     "",
 )
 _ARCHIVE = (
-    "The archive is made in columns: accounts of skewed sizes, a tenth of the events holds and as many that settle them.",
+    "The archive is made in columns: accounts of skewed sizes, a tenth of the events holds, as many that settle them.",
     "DuckDB reads the same files, with as many threads as there are cores, into a table in memory; PostgreSQL has the",
     "same rows, whole, with an index on the account. Ours ends with the rows of all accounts in memory. Hashes of the",
     "files and the digest are timed beside it.",
