@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from replay.archive.checking import Checked
     from replay.archive.state import State
     from replay.archive.table import Snapshot
-    from replay.archive.vacuuming import Certified, Vacuumed
+    from replay.archive.vacuuming import Certified, Kept, Vacuumed
     from replay.certificate import Position
 
 __all__ = ["Beside", "appended_answer", "checked_answer", "compacted", "held_answer", "vacuumed", "vacuumed_answer"]
@@ -77,16 +77,16 @@ def vacuumed(found: Vacuumed, *, older_than_hours: int, dry_run: bool) -> Did:
     lines = [f"{files} ({size(found.freed_bytes)}) {did} that nobody needs any more"]
     by_reason: dict[str, list[int]] = {}
     for each in found.kept:
-        by_reason.setdefault(_reason(each.generations, older_than_hours), []).append(each.bytes)
+        by_reason.setdefault(_reason(each, older_than_hours), []).append(each.bytes)
     lines += [
-        f"kept: {count(len(sizes), 'replaced data file')} ({size(sum(sizes))}), {reason}"
+        f"kept: {count(len(sizes), 'unused data file')} ({size(sum(sizes))}), {reason}"
         for reason, sizes in by_reason.items()
     ]
     kept = [
         {
             "file": each.file,
             "bytes": each.bytes,
-            "reason": "certificate" if each.generations else "retention",
+            "reason": each.reason,
             "generations": each.generations,
         }
         for each in found.kept
@@ -100,11 +100,13 @@ def vacuumed_answer(snapshot: Snapshot, did: Did) -> Answer:
     return Answer(verdict="OK", fields={**did.fields, "table_version": snapshot.version}, summary=did.lines)
 
 
-def _reason(generations: Sequence[int], older_than_hours: int) -> str:
-    if not generations:
+def _reason(kept: Kept, older_than_hours: int) -> str:
+    if kept.reason == "recent":
+        return "written in the last 24 hours and not committed: another process may be about to"
+    if kept.reason == "retention":
         return f"not older than {count(older_than_hours, 'hour')} (--older-than)"
-    names = ", ".join(map(str, generations))
-    word = "generation" if len(generations) == 1 else "generations"
+    names = ", ".join(map(str, kept.generations))
+    word = "generation" if len(kept.generations) == 1 else "generations"
     return f"which the certificate of {word} {names} is about"
 
 
@@ -117,18 +119,17 @@ def held_answer(snapshot: Snapshot, beside: Beside | None) -> Answer:
     held = f"{count(state.events, 'event')} of {count(state.accounts, 'account')}{waiting}"
     files = f"{count(len(snapshot.files), 'data file')} ({size(_bytes(snapshot))})"
     first = f"{verdict}: the archive holds {held} in {files}"
-    unfinished = [] if state.concluded else ["the last run did not come to its end: run `archive` again"]
     return Answer(
         verdict=verdict,
         fields=_holdings(snapshot, beside),
         summary=[first, *_holding_lines(snapshot, beside)],
-        notes=[*unfinished, *_held_back(state)],
+        notes=[*_unfinished(state), *_held_back(state)],
     )
 
 
-def checked_answer(found: Checked, snapshot: Snapshot, beside: Beside | None) -> Answer:
-    """Return the answer of a check, with what the archive holds."""
-    state, damaged = found.state, len(found.damaged)
+def checked_answer(found: Checked, beside: Beside | None) -> Answer:
+    """Return the answer of a check, with what the archive held then."""
+    snapshot, state, damaged = found.snapshot, found.state, len(found.damaged)
     notes = damaged_lines(found.damaged)
     miscounted = [
         f"not whole: {each.account_id} has {count(each.events, 'event')} of {count(each.versions, 'version')} from "
@@ -140,6 +141,7 @@ def checked_answer(found: Checked, snapshot: Snapshot, beside: Beside | None) ->
         notes.append(f"{count(found.events, 'event')} are there, and it should have {state.events:,}")
     if notes:
         notes.append(_MEND)
+    notes += _unfinished(state, " once that is mended" if notes else "")
     files = f"{count(found.files, 'data file')} checked, {damaged:,} of them damaged"
     whole = f"in the {found.files - damaged:,} that are whole" if damaged else "in them"
     first = f"{found.verdict}: {files}; {found.events:,} of {count(state.events, 'event')} {whole}"
@@ -208,6 +210,11 @@ def _lag(head: int, position: int) -> str:
     if head < position:
         return f"the store's head is {head:,}: the store has lost events, or was put back from a backup"
     return f"the store's head is {head:,}, {count(head - position, 'position')} further: `archive` brings them in"
+
+
+def _unfinished(state: State, when: str = "") -> list[str]:
+    """Return that the last run was killed, where it was, and what to do about it."""
+    return [] if state.concluded else [f"the last run did not come to its end: run `archive` again{when}"]
 
 
 def _held_back(state: State) -> list[str]:

@@ -32,7 +32,14 @@ def from_store(run: Run, store: Store, place: Archive, *, follow: bool) -> Archi
     stop = threading.Event()
     with stopped_by_signals(stop, only_if=follow), _shown(run) as (progress, told):
         return archive_store(
-            place, store, now=lambda: run.now, follow=follow, should_stop=stop.is_set, progress=progress, told=told
+            place,
+            store,
+            now=lambda: run.now,
+            follow=follow,
+            should_stop=stop.is_set,
+            waiting=_waiting(run),
+            progress=progress,
+            told=told,
         )
 
 
@@ -73,11 +80,7 @@ def from_topic(run: Run, place: Archive, reading: TopicReading, *, follow: bool)
     """Bring an archive up to date with a topic; with `follow` go on until Ctrl-C or SIGTERM."""
     stop = threading.Event()
     ledger_id = _ledger_id(reading.store, place)
-
-    def waiting(words: str) -> None:
-        if words:
-            run.warn(words)
-
+    waiting = _waiting(run)
     with stopped_by_signals(stop, only_if=follow), _shown(run) as (progress, told):
         if not follow:
             now = reading.now
@@ -101,6 +104,16 @@ def from_topic(run: Run, place: Archive, reading: TopicReading, *, follow: bool)
             progress=progress,
             told=told,
         )
+
+
+def _waiting(run: Run) -> Callable[[str], None]:
+    """Return what says why a run waits; that it goes on is seen."""
+
+    def waiting(words: str) -> None:
+        if words:
+            run.warn(words)
+
+    return waiting
 
 
 @contextmanager

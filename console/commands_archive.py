@@ -155,12 +155,10 @@ def _dry_run(run: Run, place: Archive, older_than: int | None) -> Answer:
 def _checked(run: Run, place: Archive) -> Answer:
     from console.archive_answers import checked_answer
     from replay.archive.checking import check
-    from replay.archive.full_replay import snapshot_of
 
     with run.progress("checking") as progress:
         found = check(place, progress=progress)
-    snapshot = snapshot_of(place)
-    return checked_answer(found, snapshot, _beside(run, snapshot))
+    return checked_answer(found, _beside(run, found.snapshot))
 
 
 def _held(run: Run, place: Archive) -> Answer:
@@ -188,6 +186,6 @@ def _beside(run: Run, snapshot: Snapshot) -> Beside | None:
             return Beside(None, [])
         with store.snapshot() as connection:
             head = store.head(connection)
-        return Beside(head if state.source == "store" else None, certified(store))
+        return Beside(head if state.source == "store" else None, certified(store, snapshot.table_id))
 
     return ask_ledger(run, asked)

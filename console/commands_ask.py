@@ -85,7 +85,7 @@ def balances(
         found = _from_archive(run, accounts or (), moments, archive=archive, at=place)
     else:
         found = _from_store(run, accounts or (), moments, at=store_position(at, "--at"))
-    return _balances_answer(found)
+    return _balances_answer(found, at)
 
 
 class _Moments(TypedDict):
@@ -137,17 +137,18 @@ def _from_archive(
     return balances_from_archive(archive_to_ask(run, archive), accounts, at=at, now=now, **moments)
 
 
-def _balances_answer(found: Balances) -> Answer:
+def _balances_answer(found: Balances, at: str | None) -> Answer:
+    reason = {"reason": _past_watermark(found)} if found.is_past_watermark else {}
     return Answer(
         verdict=found.verdict,
-        fields={"watermark": found.watermark, "certificate": found.certificate},
+        fields={"watermark": found.watermark, "certificate": found.certificate, **reason},
         table=found.rows.select(_BALANCE_COLUMNS),
         table_name="accounts",
-        summary=_balances_summary(found),
+        summary=_balances_summary(found, at),
     )
 
 
-def _balances_summary(found: Balances) -> list[str]:
+def _balances_summary(found: Balances, at: str | None) -> list[str]:
     """Return what the answer is worth: of which moment it is, or why that moment has none."""
     from console.words import certificate_lines, missing_lines
 
@@ -156,7 +157,8 @@ def _balances_summary(found: Balances) -> list[str]:
         return [_past_watermark(found), *missing_lines(certificate)]
     lines = certificate_lines(certificate)
     watermark = "not known" if found.watermark is None else format_time(found.watermark)
-    counted = "" if found.moment is None else f"counted is what {_asked_text(certificate)}; "
+    among = "" if at is None else f", of the events up to position {at} alone"
+    counted = "" if found.moment is None else f"counted is what {_asked_text(certificate)}{among}; "
     return [*lines, f"{counted}the watermark is {watermark}"]
 
 

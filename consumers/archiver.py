@@ -2,6 +2,7 @@
 
 One run reads its source to the head that it had at the start, through the gate, into commits that carry the position.
 Two archivers at once do no harm: one of them is told that the archive moved (PositionMoved), and nothing of it counts.
+A follower that has begun goes on by itself after that, and after an archive's place that did not answer for a while.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from replay.topic.client import Waiting, open_reader
 from replay.topic.connection import Connection
 from replay.topic.full_replay import Published
 from replay.topic.metadata import Topic
-from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
+from schemas.errors import ArchiveError, BrokerError, BrokerRefused, PositionMoved, RefusedError
 
 __all__ = ["Archived", "TopicNow", "archive_store", "archive_topic", "follow_topic"]
 
@@ -31,6 +32,8 @@ POLL_SECONDS = 0.5
 #: How often a follower moves the watermark on while nothing happens: each time is a commit.
 WATERMARK_SECONDS = 60.0
 
+#: The longest that a follower waits before it asks an archive's place again, which failed.
+PAUSE_SECONDS_MAX = 30.0
 
 #: Called with where the archive is.
 Told = Callable[[Archived], None]
@@ -43,38 +46,75 @@ def archive_store(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     follow: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
+    waiting: Waiting | None = None,
     progress: Progress | None = None,
     told: Told = lambda _: None,
     poll_seconds: float = POLL_SECONDS,
 ) -> Archived:
     """Append what the store has after the archive's position; with `follow` go on until `should_stop`.
 
-    `told` hears of every round of a follower. RefusedError where the archive is of another source, or holds more than
-    the store has.
+    `told` hears of every round of a follower, `waiting` why the archive's place keeps it waiting. RefusedError where
+    the archive is of another source, or holds more than the store has; ArchiveError where its place says no, or does
+    not answer a run, or a follower that begins or is told to stop.
     """
     origin = Origin("store", store.ledger_id, store.ledger_id)
     target = Appending(archive, origin)
-    appended = 0
+    patience = _Patience(should_stop, waiting, poll_seconds)
+    appended, begins_again = 0, False
     while True:
         try:
+            if begins_again:
+                target, appended = Appending(archive, origin), appended + target.appended
+                begins_again = False
             state = _from_store(target, store, now, progress)
-        except PositionMoved:
-            if not follow or should_stop():
+        except (PositionMoved, ArchiveError) as error:
+            if not follow or not patience.goes_on(error):
                 raise
-            # Somebody compacted it, say: a follower goes on from what is there now.
-            appended += target.appended
-            target = Appending(archive, origin)
+            begins_again = True
             continue
+        patience.over()
         found = archived(target, state, appended + target.appended)
         if follow:
             told(found)
         if not follow or should_stop():
             return found
-        if state.parked or state.poison:
-            # What waited is read again, since it may be mended by now.
-            appended += target.appended
-            target = Appending(archive, origin)
+        # What waited is read again, since it may be mended by then.
+        begins_again = bool(state.parked or state.poison)
         _wait(store, state, now, should_stop, poll_seconds)
+
+
+class _Patience:
+    """What a follower does about an archive that it could not move on: it waits, longer each time in a row."""
+
+    def __init__(self, should_stop: Callable[[], bool], waiting: Waiting | None, seconds: float) -> None:
+        self._should_stop = should_stop
+        self._waiting = waiting
+        self._seconds = seconds
+        self._pause = 0.0
+
+    def goes_on(self, error: PositionMoved | ArchiveError) -> bool:
+        """Wait as long as it takes; False where that does not help, or once it is time to stop."""
+        if isinstance(error, PositionMoved):
+            # Somebody compacted it, say: a follower goes on from what is there now.
+            return not self._should_stop()
+        if error.says_no:
+            return False
+        if self._waiting is not None:
+            self._waiting(f"the archive is waited for: {error.what}")
+        self._pause = min(max(self._seconds, 2 * self._pause), PAUSE_SECONDS_MAX)
+        again_at = time.monotonic() + self._pause
+        while not self._should_stop():
+            left = again_at - time.monotonic()
+            if left <= 0:
+                return True
+            time.sleep(min(left, POLL_SECONDS))
+        return False
+
+    def over(self) -> None:
+        """Take note that the archive was moved on."""
+        if self._pause and self._waiting is not None:
+            self._waiting("")
+        self._pause = 0.0
 
 
 def _from_store(target: Appending, store: Store, now: Callable[[], datetime], progress: Progress | None) -> State:
@@ -152,8 +192,11 @@ def follow_topic(
     """Append what a topic has, and on and on what comes, until `should_stop`; `told` hears of every round.
 
     Each round reads what is committed by then, as `archive_topic` does: an open transaction is waited for without
-    standing in the way. The topic is looked at again and again (`look`); brokers that do not answer are waited for.
+    standing in the way. The topic is looked at again and again (`look`). Brokers that do not answer are waited for, and
+    so is the archive's place, as in `archive_store`: `waiting` hears of both.
     """
+    patience = _Patience(should_stop, waiting, poll_seconds)
+    begins_again = False
     now = look()
     with open_reader(connection, now.topic.name) as reader:
         rounds = Rounds(
@@ -167,18 +210,20 @@ def follow_topic(
         )
         while True:
             try:
+                if begins_again:
+                    rounds.begin_again()
+                    begins_again = False
                 found = rounds.take(now, _committed(now.topic))
-            except PositionMoved:
-                if should_stop():
+            except (PositionMoved, ArchiveError) as error:
+                if not patience.goes_on(error):
                     raise
-                # Somebody compacted it, say: a follower goes on from what is there now.
-                rounds.begin_again()
+                begins_again = True
                 continue
+            patience.over()
             told(found)
             if should_stop():
                 return found
-            if rounds.has_let_go:
-                rounds.begin_again()
+            begins_again = rounds.has_let_go
             now = _looked_again(
                 look, now, found.state, should_stop=should_stop, waiting=waiting, poll_seconds=poll_seconds
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -63,7 +63,8 @@ class Rounds:
         self._should_stop = should_stop
         self._appended = 0
         self._target = Appending(archive, self._origin)
-        self._compared: tuple[pl.DataFrame, pl.DataFrame] | None = None
+        # What came twice, when so much had come twice.
+        self._compared: tuple[int, pl.DataFrame] | None = None
 
     @property
     def has_let_go(self) -> bool:
@@ -72,17 +73,18 @@ class Rounds:
 
     def begin_again(self) -> None:
         """Go on from what the archive is now."""
+        target = Appending(self._archive, self._origin)
+        # Only now, since the archive's place may fail and this be asked once more.
         self._appended += self._target.appended
-        self._target = Appending(self._archive, self._origin)
-        self._compared = None
+        self._target, self._compared = target, None
 
     def take(self, now: TopicNow, ends: Mapping[int, int]) -> Archived:
         """Read every partition up to an end, and commit that with what there is to say of it."""
         target = self._target
         _refuse_lost(now.topic, self._origin, target.state)
-        sources, unread = self._read(now.topic, ends)
-        found, stops = self._judged(sources)
-        is_read = not unread and not any(source.is_cut for source in sources)
+        is_cut, unread = self._read(now.topic, ends)
+        found, stops = self._judged(now.topic, ends)
+        is_read = not unread and not is_cut
         is_whole = is_read and all(target.reached(partition) >= end for partition, end in now.offsets.items())
         published = now.published()
         if published is not None:
@@ -93,40 +95,46 @@ class Rounds:
         state = target.conclude(found, watermark=known_until, unread=unread)
         return archived(target, state, self._appended + target.appended, stops)
 
-    def _read(self, topic: Topic, ends: Mapping[int, int]) -> tuple[list[_Source], list[Unread]]:
-        """Read partition by partition; return what was read, to be read again, and where one stopped."""
-        sources: list[_Source] = []
+    def _read(self, topic: Topic, ends: Mapping[int, int]) -> tuple[bool, list[Unread]]:
+        """Read partition by partition; return whether it was told to stop before the end, and where one stopped."""
+        is_cut = False
         unread: list[Unread] = []
         for partition, until in sorted(ends.items()):
             source = _Source(self._reader, topic.topic_id, partition, end=until, keeps_bytes=True)
             source.waiting, source.should_stop = self._waiting, self._should_stop
-            sources.append(source)
             start, target = self._target.start(partition), self._target.of(partition)
             try:
                 run(source, target, after=start, until=until, progress=self._progress)
             except PartitionStopped as stopped:
                 unread.append(_unread(stopped, until))
             else:
+                is_cut |= source.is_cut
                 if not source.is_cut:
                     self._target.passed(partition)
-        return sources, unread
+        return is_cut, unread
 
-    def _judged(self, sources: Sequence[PartitionSource]) -> tuple[dict[str, Parked], list[PartitionStopped]]:
+    def _judged(self, topic: Topic, partitions: Collection[int]) -> tuple[dict[str, Parked], list[PartitionStopped]]:
         """Return who cannot be vouched for, and the partitions that could not be read again to compare repeats."""
         stops: list[PartitionStopped] = []
 
         def copies(keys: pl.DataFrame) -> pl.DataFrame:
-            if self._compared is not None and keys.equals(self._compared[0]):
+            # The same keys say nothing: what was found to be the same is forgotten, and may come a third time.
+            repeated = self._target.repeated
+            if self._compared is not None and self._compared[0] == repeated:
                 # Nothing came twice since, so a follower does not read it all again.
-                return self._compared[1]
+                return self._compared[1].join(keys.unique(), on=keys.columns, how="semi")
             found = [pl.DataFrame(schema={**keys.schema, "state": pl.Binary()})]
-            for source in sources:
+            for partition in sorted(partitions):
+                # As far as it was ever read: this round may have ended before that, where it read something again.
+                end = self._target.reached(partition)
+                source = PartitionSource(self._reader, topic.topic_id, partition, end=end, keeps_bytes=True)
+                source.waiting = self._waiting
                 try:
                     found.append(source.copies(keys))
                 except PartitionStopped as stopped:
                     stops.append(stopped)
             contents = pl.concat(found).unique()
-            self._compared = None if stops else (keys, contents)
+            self._compared = None if stops else (repeated, contents)
             return contents
 
         found = self._target.judged(None, copies)

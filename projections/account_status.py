@@ -56,4 +56,5 @@ ACCOUNT_STATUS = Projection(
     ),
     fold=_fold,
     merge=_merge,
+    takes_codes=True,
 )

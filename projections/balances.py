@@ -126,4 +126,5 @@ BALANCES = Projection(
     fold=_fold,
     merge=_merge,
     finish=_finish,
+    takes_codes=True,
 )

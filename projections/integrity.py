@@ -414,4 +414,5 @@ INTEGRITY = Projection(
     merge=TRANSACTIONS.merge,
     finish=findings,
     details=TRANSACTIONS.details,
+    takes_codes=True,
 )

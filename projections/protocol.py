@@ -29,7 +29,10 @@ class Projection:
     `version` goes up when the meaning of the state changes, so that a certificate or checkpoint of another
     meaning is never mistaken for this one. `details` are the `DETAIL_COLUMNS` that `fold` reads beside the
     columns that every event batch has. `finish` takes the state and whatever else its own docstring asks for
-    (other states, the moment to judge at); it is None where the state is the answer.
+    (other states, the moment to judge at); it is None where the state is the answer. Where `takes_codes`, `fold` also
+    takes events whose few-valued columns (`event`, `type`, the statuses) are categories and whose `amount` is Int32,
+    and gives the same state: it neither adds up amounts without widening them, nor does to categories what only texts
+    can.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Projection:
     merge: Callable[[pl.LazyFrame, pl.LazyFrame], pl.LazyFrame]
     finish: Callable[..., pl.LazyFrame] | None = None
     details: tuple[str, ...] = ()
+    takes_codes: bool = False
 
     def empty(self) -> pl.DataFrame:
         """Return the state of no events."""

@@ -31,4 +31,5 @@ RELATIONS = Projection(
     fold=_fold,
     merge=_merge,
     details=("transaction_id", "related_transaction_id"),
+    takes_codes=True,
 )

@@ -255,4 +255,5 @@ TRANSACTIONS = Projection(
     fold=_fold,
     merge=_merge,
     details=("transaction_id", "related_transaction_id", "business_code", "order_id"),
+    takes_codes=True,
 )

@@ -64,10 +64,11 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     `digest` is over the balances rows of all accounts that are not parked, nor in a partition that is
     `unread`. `resumed_from` is the position of the checkpoint that the run went on from, if it did. `topic` and
     `topic_id` say which topic it was; `beyond_store` counts the accounts that have more events on it, or in the
-    archive, than in the store. `table_version` is the version of an archive's table, `damaged` are files of it that
-    were not read: nothing is certified for accounts that they may have events of. `as_of` and `recorded_as_of` are the
-    moment that was asked for, by when things happened and by when they were recorded, null where it was not: the
-    digest is then over the rows of that moment, while `events` still counts all that were let through the gate.
+    archive, than in the store. `table_id` and `table_version` say which archive's table it was, and its version;
+    `damaged` are files of it that were not read: nothing is certified for accounts that they may have events of.
+    `as_of` and `recorded_as_of` are the moment that was asked for, by when things happened and by when they were
+    recorded, null where it was not: the digest is then over the rows of that moment, while `events` still counts all
+    that were let through the gate.
     """
 
     source: str
@@ -85,6 +86,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     topic_id: str | None = None
     unread: list[Unread] = []
     beyond_store: int = 0
+    table_id: str | None = None
     table_version: int | None = None
     damaged: list[Damaged] = []
     as_of: str | None = None

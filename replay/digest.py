@@ -41,15 +41,12 @@ def digest(rows: pl.DataFrame) -> str:
 
 def leaf_digests(rows: pl.DataFrame) -> list[bytes]:
     """Return the 4,096 leaf digests in order; a leaf without rows hashes no bytes."""
-    if not rows["account_id"].is_sorted():
-        rows = rows.sort("account_id")
+    # A leaf has few rows, so sorting each is less work than sorting all.
     texts = (
         rows.lazy()
-        .select(leaf=_leaves(rows["account_id"]), row=_canonical())
-        # Numbers are sorted faster than texts, and rows of one leaf stay in the order of their accounts.
-        .sort("leaf", maintain_order=True)
-        .group_by("leaf", maintain_order=True)
-        .agg(pl.col("row").str.join(""))
+        .select(leaf=_leaves(rows["account_id"]), account_id="account_id", row=_canonical())
+        .group_by("leaf")
+        .agg(pl.col("row").sort_by("account_id").str.join(""))
         .collect()
     )
     found = {leaf: _leaf_digest(text.encode()) for leaf, text in texts.iter_rows()}

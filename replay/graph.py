@@ -47,25 +47,29 @@ class Graph:
     def to_dot(self) -> str:
         """Return the graph in the DOT language of Graphviz; missing transactions are dashed."""
         lines = ["digraph transactions {", "  rankdir=LR;", "  node [shape=box];"]
-        rows = self.transactions.iter_rows(named=True)
-        lines += [f"  {_quoted(row['transaction_id'])} [label={_quoted(_label(row, chr(10)))}];" for row in rows]
+        lines += [f"  {_quoted(name)} [label={_quoted(chr(10).join([name, *said]))}];" for name, said in self._nodes()]
         lines += [f"  {_quoted(name)} [style=dashed];" for name in self.missing]
         lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in self.edges.iter_rows()]
         return "\n".join([*lines, "}"])
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart; missing transactions are rounded."""
-        ids = [*self.transactions["transaction_id"].to_list(), *self.missing]
+        nodes = self._nodes()
         # Mermaid has no escape for an arbitrary id, so nodes are numbered and carry the id as their text.
-        number = {name: f"t{index}" for index, name in enumerate(dict.fromkeys(ids))}
+        number = {name: f"t{index}" for index, name in enumerate([*(name for name, _ in nodes), *self.missing])}
         lines = ["flowchart LR"]
-        lines += [
-            f'  {number[row["transaction_id"]]}["{_entities(_label(row, "<br>"))}"]'
-            for row in self.transactions.iter_rows(named=True)
-        ]
+        labels = {name: "<br>".join(map(_entities, [name, *said])) for name, said in nodes}
+        lines += [f'  {number[name]}["{label}"]' for name, label in labels.items()]
         lines += [f'  {number[name]}(["{_entities(name)}"])' for name in self.missing]
         lines += [f"  {number[source]} --> {number[target]}" for source, target in self.edges.iter_rows()]
         return "\n".join(lines)
+
+    def _nodes(self) -> list[tuple[str, list[str]]]:
+        """Return every transaction id, and what it is, in each account that has it: edges know no accounts."""
+        rows: dict[str, list[dict[str, object]]] = {}
+        for row in self.transactions.iter_rows(named=True):
+            rows.setdefault(row["transaction_id"], []).append(row)
+        return [(name, _said(of_id)) for name, of_id in rows.items()]
 
 
 def graph(store: Store, transaction_id: str, *, progress: Progress | None = None) -> Graph:
@@ -106,8 +110,9 @@ def _linked(edges: pl.DataFrame, transaction_id: str) -> set[str]:
     return {names[index] for index in rx.node_connected_component(whole, 0)}
 
 
-def _label(row: dict[str, object], newline: str) -> str:
-    return f"{row['transaction_id']}{newline}{row['type']} {row['amount']} {row['status']}"
+def _said(rows: list[dict[str, object]]) -> list[str]:
+    lines = [f"{row['type']} {row['amount']} {row['status']}" for row in rows]
+    return lines if len(rows) == 1 else [f"{row['account_id']}: {line}" for row, line in zip(rows, lines, strict=True)]
 
 
 def _quoted(text: str) -> str:
@@ -116,4 +121,8 @@ def _quoted(text: str) -> str:
 
 
 def _entities(text: str) -> str:
-    return text.replace("#", "#35;").replace('"', "#quot;").replace("\n", " ")
+    # The number sign first, since it begins what the others become.
+    codes = {"#": "#35;", "&": "#amp;", "<": "#lt;", ">": "#gt;", '"': "#quot;", "\n": " "}
+    for sign, code in codes.items():
+        text = text.replace(sign, code)
+    return text

@@ -61,12 +61,16 @@ class States:
         if self._pending_events >= self._fold_events:
             self._fold()
 
-    def fold(self, events: pl.LazyFrame) -> None:
-        """Take in the next accepted events at once, however many: the column engine streams them."""
+    def fold(self, events: pl.LazyFrame, *, coded: pl.LazyFrame | None = None) -> None:
+        """Take in the next accepted events at once, however many: the column engine streams them.
+
+        `coded` are the same events as those projections take them that `takes_codes`.
+        """
         # One after the other: asked for together, a scan hands every fold the columns and rows that any of them needs.
         for projection in self.projections:
             if projection.name in self._parts:
-                self._parts[projection.name].add(projection.fold(events).collect())
+                its = coded if coded is not None and projection.takes_codes else events
+                self._parts[projection.name].add(projection.fold(its).collect())
 
     def value(self, projection: Projection) -> pl.DataFrame:
         """Return the whole state of one projection."""

@@ -152,7 +152,14 @@ class StoreError(LedgerReplayError):
 
 
 class ArchiveError(LedgerReplayError):
-    """The place of an archive did not answer, or said no: nothing is known of what is there."""
+    """The place of an archive did not answer, or said no: nothing is known of what is there.
+
+    `says_no`: it will say so again until somebody changes something, so that waiting does not help.
+    """
+
+    def __init__(self, what: str, *, where: str = "", next_step: str = "", says_no: bool = False) -> None:
+        super().__init__(what, where=where, next_step=next_step)
+        self.says_no = says_no
 
 
 class BrokerError(LedgerReplayError):

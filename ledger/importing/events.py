@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from io import BufferedWriter, FileIO
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import polars as pl
 
@@ -63,7 +64,7 @@ def export_events(
 def lines_to(file: Path | str) -> Iterator[BinaryIO]:
     """Yield where lines of events go; "-" is standard output. A file is written beside its name and then renamed.
 
-    UsageError where it cannot be written.
+    UsageError where it cannot be written; what goes wrong with whatever gives the lines passes through as it is.
     """
     if str(file) == "-":
         yield sys.stdout.buffer
@@ -72,15 +73,41 @@ def lines_to(file: Path | str) -> Iterator[BinaryIO]:
     path = Path(file)
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as output:
+        with _writing(path):
+            raw = _Partial(partial, path)
+        with BufferedWriter(raw) as output:
             yield output
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UsageError(f"cannot write the events: {error.strerror}", where=str(path)) from error
+        with _writing(path):
+            partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+class _Partial(FileIO):
+    """A file in the making: its own errors are about writing, unlike those of whoever has what is to be written."""
+
+    def __init__(self, partial: Path, path: Path) -> None:
+        super().__init__(partial, "wb")
+        self._path = path
+
+    def write(self, data: Any) -> int:
+        """Write some bytes; UsageError where they cannot be written."""
+        with _writing(self._path):
+            return super().write(data)
+
+    def close(self) -> None:
+        """Close the file; UsageError where what was written cannot be kept."""
+        with _writing(self._path):
+            super().close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write the events: {error.strerror}", where=str(path)) from error
 
 
 def import_events(

@@ -18,7 +18,8 @@ import polars as pl
 from msgspec import UNSET, UnsetType
 
 from replay.archive.copies import PLACES, Elsewhere
-from replay.archive.reading import files_of, need_whole, scan
+from replay.archive.files import Written
+from replay.archive.reading import files_of, need_whole, reading, scan
 from replay.archive.schema import ARCHIVE_SCHEMA
 from replay.archive.state import State
 from replay.archive.table import Archive, Snapshot
@@ -41,6 +42,8 @@ _COLUMNS = [name for name in ARCHIVE_SCHEMA if name != "chain"]
 
 Copies = Callable[[pl.DataFrame], pl.DataFrame]
 
+_NOTHING_ADDED = "nothing is added to the archive"
+
 
 class Origin(NamedTuple):
     """The one source of an archive: `store` and the ledger's id, or `topic` and its id; whose events they are."""
@@ -52,13 +55,18 @@ class Origin(NamedTuple):
 
 
 class Appending:
-    """The engine's target that brings an archive up to date; `appended` counts the events that went in."""
+    """The engine's target that brings an archive up to date; `appended` counts the events that went in.
+
+    `repeated` counts the events that came, here, when they had come before: whatever was compared until it grew has to
+    be compared again.
+    """
 
     details: tuple[str, ...] = DETAIL_COLUMNS
 
     def __init__(self, archive: Archive, origin: Origin, *, append_events: int = APPEND_EVENTS) -> None:
         """Take up where the archive is; RefusedError where it has another source, IncompleteError where damaged."""
         self.appended = 0
+        self.repeated = 0
         self._archive = archive
         self._origin = origin
         self._append_events = append_events
@@ -169,6 +177,7 @@ class Appending:
         known, waiting = self._gate.repeats.height, self._gate.waiting
         admitted = self._gate.admit(events, poison)
         repeated = self._gate.repeats[known:]
+        self.repeated += repeated.height
         if self._origin.source == "topic" and repeated.height:
             # Which of them stays is the gate's choice, so all places count.
             for some in (events, waiting):
@@ -227,7 +236,7 @@ class Appending:
         )
         if events.is_empty() and self.state is not None and _is_same(state, self.state):
             return self.state
-        added = [] if events.is_empty() else [self._archive.files.put(events)]
+        added = [self._added(events)] if events.height else []
         commits = 1 + (0 if self.state is None else self.state.commits)
         self._snapshot = self._archive.commit(self._snapshot, state, added=added)
         self.appended += events.height
@@ -241,6 +250,14 @@ class Appending:
         self._pending = []
         self._done = dict(self._reached)
         return self.state
+
+    def _added(self, events: pl.DataFrame) -> Written:
+        """Write events as a data file; IncompleteError where one that was whole is damaged since."""
+        if self._snapshot is not None and self._archive.location.folder is not None:
+            # A follower may have begun weeks ago. Of a folder it costs a look at each file; an object store, which
+            # would be asked for each, keeps hashes of its own.
+            need_whole(self._archive, self._snapshot.files, _NOTHING_ADDED)
+        return self._archive.files.put(events)
 
     def _events(self) -> pl.DataFrame:
         """Return what was gathered as the rows of a file: in order, the chain at the last event of each account."""
@@ -261,7 +278,8 @@ class Appending:
         if not ids:
             return
         files = [] if self._snapshot is None else files_of(self._snapshot.files, ids)
-        kept = scan(self._archive, files).filter(pl.col("account_id").is_in(ids)).select(PLACES.names()).collect()
+        with reading(self._archive):
+            kept = scan(self._archive, files).filter(pl.col("account_id").is_in(ids)).select(PLACES.names()).collect()
         waiting = [] if self._gate.waiting is None else [self._gate.waiting]
         self._elsewhere.settle(pl.concat([some.select(PLACES.names()) for some in (kept, new, *waiting)]))
 
@@ -325,9 +343,10 @@ def _last(archive: Archive, snapshot: Snapshot | None) -> pl.DataFrame:
     """Return the gate's memory: the last version of every account that is in the archive."""
     if snapshot is None or not snapshot.files:
         return LAST_SCHEMA.to_frame()
-    need_whole(archive, snapshot.files, "nothing is added to the archive")
+    need_whole(archive, snapshot.files, _NOTHING_ADDED)
     events = scan(archive, snapshot.files)
-    return events.group_by("account_id").agg(pl.col("version").max(), pl.col("chain").max_by("version")).collect()
+    with reading(archive):
+        return events.group_by("account_id").agg(pl.col("version").max(), pl.col("chain").max_by("version")).collect()
 
 
 def _repeats(state: State | None) -> pl.DataFrame:

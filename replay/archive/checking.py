@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import polars as pl
 
-from replay.archive.full_replay import damage, snapshot_of
-from replay.archive.reading import slices
+from replay.archive.full_replay import damage
+from replay.archive.reading import reading, slices
 from replay.archive.state import State
 from replay.archive.table import Archive, Snapshot
 from replay.certificate import COMPLETE, INCOMPLETE, Damaged
 from replay.engine import Progress
+from schemas.errors import UsageError
 
 __all__ = ["Checked", "Miscounted", "check"]
 
@@ -37,7 +38,7 @@ class Checked(NamedTuple):
 
     `events` counts the rows of the other files; `miscounted` are accounts in them whose versions are not whole. An
     account that a damaged file may have events of is never among these. COMPLETE also means that no account is parked
-    and no partition unread.
+    and no partition unread, and that the last run came to its end. `snapshot` is the archive that all this is about.
     """
 
     verdict: str
@@ -45,32 +46,34 @@ class Checked(NamedTuple):
     events: int
     damaged: list[Damaged]
     miscounted: list[Miscounted]
-    state: State
-    version: int
+    snapshot: Snapshot
+
+    @property
+    def state(self) -> State:
+        """What the archive should have."""
+        return self.snapshot.held
 
 
 def check(archive: Archive, *, progress: Progress | None = None) -> Checked:
     """Hash every data file and look at every account's versions.
 
+    This is so too after a run that did not come to its end, since none can go on from files that are damaged.
     UsageError where there is no archive; IncompleteError where its log was damaged.
     """
-    snapshot = snapshot_of(archive)
+    snapshot = archive.snapshot()
+    if snapshot is None or snapshot.state is None:
+        raise UsageError(
+            "there is no archive", where=archive.location.url, next_step="make it with `ledger-replay archive`"
+        )
     archive.files.forget()
     bad = archive.files.check(snapshot.files)
     damaged = [damage(file, bad[file.name]) for file in snapshot.files if file.name in bad]
     events, miscounted = _versions(archive, snapshot, damaged, progress)
     state = snapshot.held
     is_counted = bool(damaged) or events == state.events
-    is_whole = is_counted and not (damaged or miscounted or state.parked or state.poison or state.unread)
-    return Checked(
-        COMPLETE if is_whole else INCOMPLETE,
-        len(snapshot.files),
-        events,
-        damaged,
-        miscounted,
-        state,
-        snapshot.version,
-    )
+    is_held_back = bool(state.parked or state.poison or state.unread)
+    is_whole = state.concluded and is_counted and not (damaged or miscounted or is_held_back)
+    return Checked(COMPLETE if is_whole else INCOMPLETE, len(snapshot.files), events, damaged, miscounted, snapshot)
 
 
 def _versions(
@@ -84,16 +87,14 @@ def _versions(
     done = 0
     found: list[Miscounted] = []
     for events in slices(archive, whole, SLICE_EVENTS):
-        counts = (
-            events.group_by("account_id")
-            .agg(
-                pl.len().alias("events"),
-                version.n_unique().alias("versions"),
-                version.min().alias("first"),
-                version.max().alias("last"),
-            )
-            .collect(engine="streaming")
+        asked = events.group_by("account_id").agg(
+            pl.len().alias("events"),
+            version.n_unique().alias("versions"),
+            version.min().alias("first"),
+            version.max().alias("last"),
         )
+        with reading(archive):
+            counts = asked.collect(engine="streaming")
         done += int(counts["events"].sum())
         is_whole = (
             (pl.col("events") == pl.col("last")) & (pl.col("versions") == pl.col("last")) & (pl.col("first") == 1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from replay.archive.files import DataFile, Written
-from replay.archive.reading import need_whole, slices
+from replay.archive.reading import need_whole, reading, slices
 from replay.archive.state import State
 from replay.archive.table import Archive, Snapshot
 from schemas.errors import IncompleteError, PositionMoved
@@ -74,7 +74,8 @@ def _overlapping(files: Sequence[DataFile], file_events: int) -> list[DataFile]:
 
 def _sorted(archive: Archive, files: Sequence[DataFile], file_events: int) -> Iterator[Written]:
     for events in slices(archive, files, file_events):
-        rows = events.collect().sort("account_id", "version")
+        with reading(archive):
+            rows = events.collect().sort("account_id", "version")
         # Only the chain at an account's last event is of use.
         is_last = pl.col("account_id").ne_missing(pl.col("account_id").shift(-1))
         yield archive.files.put(rows.with_columns(chain=pl.when(is_last).then("chain")))
@@ -91,6 +92,7 @@ def _replaced(
     if not old:
         return base
     for attempt in range(ATTEMPTS):
+        _need_there(archive, new)
         try:
             return archive.commit(base, state, added=new, removed=old)
         except PositionMoved:
@@ -104,3 +106,15 @@ def _replaced(
                 raise
             base, state = found, found.state
     raise AssertionError("the last attempt returns or raises")
+
+
+def _need_there(archive: Archive, new: Sequence[Written]) -> None:
+    """PositionMoved unless the files that are to be committed are there still: each is written whole or not at all."""
+    there = archive.files.sizes()
+    gone = [each.file.name for each in new if there.get(each.file.name) != each.file.bytes]
+    if gone:
+        raise PositionMoved(
+            f"another process deleted {len(gone):,} files of this compaction before they were committed",
+            where=archive.location.of(gone[0]),
+            next_step="the archive is as it was: run it again",
+        )

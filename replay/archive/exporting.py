@@ -15,7 +15,7 @@ import polars as pl
 from ledger.importing.events import lines_to
 from ledger.importing.wire import chained, states
 from replay.archive.full_replay import replayed_archive, snapshot_of
-from replay.archive.reading import slices
+from replay.archive.reading import reading, slices
 from replay.archive.table import Archive
 from replay.certificate import Certificate
 from replay.engine import Progress
@@ -49,7 +49,8 @@ def export_from_archive(archive: Archive, file: Path | str, *, progress: Progres
     unproved: list[str] = []
     with lines_to(file) as output:
         for part in slices(archive, files, SLICE_EVENTS):
-            rows = part.collect()
+            with reading(archive):
+                rows = part.collect()
             done += rows.height
             events = rows.join(certified, on="account_id", how="semi").sort("account_id", "version")
             lines, wrong = _proved(events)

@@ -7,9 +7,11 @@ which the table's log keeps for as long as the file is part of it.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
 from io import BytesIO
@@ -20,6 +22,7 @@ import msgspec
 import obstore
 import polars as pl
 from deltalake import DeltaTable
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
 from replay.archive import object_store
@@ -33,6 +36,9 @@ __all__ = ["DataFile", "Files", "Location", "Written"]
 ROW_GROUP_EVENTS = 32_768
 
 _SUFFIX = ".parquet"
+_LOG_ENTRY = re.compile(r"_delta_log/(\d{20})\.json")
+#: Files that are deleted at once: an object store takes its time for each.
+_DELETIONS = 8
 _HASH_BYTES = 20
 
 #: Columns whose smallest and largest values the table's log keeps beside each file, for whoever wants to skip some.
@@ -120,6 +126,10 @@ def _statistics(rows: int, bounds: Mapping[str, Any]) -> dict[str, Any]:
     return {"numRecords": rows, "minValues": of("min"), "maxValues": of("max"), "nullCount": {}}
 
 
+def _log_name(version: int) -> str:
+    return f"_delta_log/{version:020}.json"
+
+
 class Files:
     """The data files of one location; what was found whole is not hashed again by the same instance until it changes.
 
@@ -147,24 +157,72 @@ class Files:
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of all data files that are there by name, whether they are part of the archive or not."""
+        return {each["path"]: each["size"] for each in self._listed()}
+
+    def times(self) -> dict[str, datetime]:
+        """Return when each data file that is there was written last, by the place's own clock."""
+        return {each["path"]: each["last_modified"] for each in self._listed()}
+
+    def log_times(self) -> dict[int, datetime]:
+        """Return when each entry of the table's log was written, by the place's own clock."""
+        with self._location.reached():
+            found = [each for batch in obstore.list(self._store, "_delta_log") for each in batch]
+        matches = [(_LOG_ENTRY.fullmatch(each["path"]), each["last_modified"]) for each in found]
+        return {int(match[1]): time for match, time in matches if match is not None}
+
+    def _listed(self) -> list[Any]:
+        """Return what the place says of its data files; the log has Parquet files of its own, in a folder."""
         with self._location.reached():
             found = [each for batch in obstore.list(self._store) for each in batch]
-        return {each["path"]: each["size"] for each in found if each["path"].endswith(_SUFFIX)}
+        return [each for each in found if each["path"].endswith(_SUFFIX) and "/" not in each["path"]]
 
     def log_entry(self, version: int) -> bytes | None:
         """Return a file of the table's log, None where it is not there."""
         try:
             with self._location.reached():
-                return bytes(obstore.get(self._store, f"_delta_log/{version:020}.json").bytes())
+                return bytes(obstore.get(self._store, _log_name(version)).bytes())
         except FileNotFoundError:
             return None
+
+    def log_mark(self, version: int) -> object:
+        """Return what changes when a file of the table's log is another one, None where it is not there."""
+        return self._mark(_log_name(version))
 
     def put(self, events: pl.DataFrame) -> Written:
         """Write events (`ARCHIVE_SCHEMA`, sorted) as a data file; it is there whole or not at all."""
         written, data = _encoded(events)
-        with self._location.reached():
-            obstore.put(self._store, written.file.name, data)
+        try:
+            with self._location.reached():
+                obstore.put(self._store, written.file.name, data)
+        except ArchiveError:
+            raise
+        except (BaseError, OSError) as error:
+            raise self._failed("written", error) from error
         return written
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete data files; one that is gone already is no matter."""
+        with ThreadPoolExecutor(_DELETIONS) as threads:
+            for _ in threads.map(self._delete, names):
+                pass
+
+    def _delete(self, name: str) -> None:
+        try:
+            with self._location.reached():
+                obstore.delete(self._store, name)
+        except ArchiveError:
+            raise
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as error:
+            raise self._failed("cleaned", error) from error
+
+    def _failed(self, what: str, error: Exception) -> ArchiveError:
+        return ArchiveError(
+            f"the archive cannot be {what}: {cause(error)}",
+            where=self._location.url,
+            next_step="mend that and run it again: it goes on from what was committed before",
+        )
 
     def check(self, files: Iterable[DataFile]) -> dict[str, str]:
         """Return what is wrong with each file that is not what its name says, by name."""

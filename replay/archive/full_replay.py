@@ -18,7 +18,7 @@ from projections import BALANCES, Projection
 from replay.archive.copies import doubtful
 from replay.archive.counting import IS_EACH_ONCE, counted, need_all_each_once, need_each_once
 from replay.archive.files import DataFile
-from replay.archive.reading import files_of, reading, scan, slices
+from replay.archive.reading import files_of, reading, scan, slices, uncoded
 from replay.archive.state import State
 from replay.archive.table import Archive, Snapshot
 from replay.certificate import Damaged, Position, Unread
@@ -34,8 +34,9 @@ __all__ = ["damage", "replayed_archive", "snapshot_of"]
 #: Events folded at once where a state has a row a transaction.
 SLICE_EVENTS = 1_000_000
 
-#: So many accounts are read into memory at once: a scan takes longer to begin than to read a few of them.
+#: So many accounts and events are read into memory at once: a scan takes longer to begin than to read a few of them.
 IN_MEMORY_ACCOUNTS_MAX = 100
+IN_MEMORY_EVENTS_MAX = 100_000
 
 #: The columns that the states of accounts are made of, and what is asked of events beside that.
 _NEEDED = (
@@ -87,10 +88,11 @@ def _folded(
     *,
     links: bool,
 ) -> Replay:
-    read = _read(archive, asked, files)
+    read = _read(archive, asked, files, projections)
     asked = asked._replace(torn=_torn(asked, asked.of(read)))
     states = States([*CORE, *projections], refold=_refold(archive, asked, files))
-    states.fold(asked.of_moment(asked.of(read)))
+    coded = asked.of_moment(asked.of(read))
+    states.fold(uncoded(coded), coded=coded)
     if asked.moment is not None and asked.is_all and not asked.damaged:
         # Of a moment only some events are folded.
         need_all_each_once(archive, snapshot)
@@ -111,23 +113,26 @@ def _folded(
         unread=unread,
         withheld=withheld,
         events=count,
-        table_version=snapshot.version,
+        table=snapshot,
     )
 
 
-def _read(archive: Archive, asked: _Asked, files: Sequence[DataFile]) -> pl.LazyFrame:
-    """Return the events of some files; those of few accounts are read once, into memory."""
+def _read(
+    archive: Archive, asked: _Asked, files: Sequence[DataFile], projections: Sequence[Projection]
+) -> pl.LazyFrame:
+    """Return the events of some files, coded; those of few accounts are read once, into memory, if they are few too."""
     events = scan(archive, files, is_coded=True)
     if not 0 < len(asked.account_ids) <= IN_MEMORY_ACCOUNTS_MAX:
         return events
-    of_accounts = events.filter(pl.col("account_id").is_in(list(asked.account_ids)))
-    return of_accounts.select(_NEEDED).collect().lazy()
+    needed = dict.fromkeys([*_NEEDED, *(name for projection in projections for name in projection.details)])
+    found = asked.of_accounts(events).select(list(needed)).head(IN_MEMORY_EVENTS_MAX + 1).collect()
+    return found.lazy() if found.height <= IN_MEMORY_EVENTS_MAX else events
 
 
 def _refold(archive: Archive, asked: _Asked, files: Sequence[DataFile]) -> Refold:
     def refold(projection: Projection, where: pl.Expr | None) -> Iterator[pl.DataFrame]:
         # A state with a row a transaction would not fit into memory if all accounts were folded at once.
-        for events in slices(archive, files, SLICE_EVENTS, is_coded=True):
+        for events in slices(archive, files, SLICE_EVENTS, is_coded=projection.takes_codes):
             some = asked.of_moment(asked.of(events))
             state = projection.fold(some if where is None else some.filter(where))
             with reading(archive):
@@ -309,7 +314,7 @@ def _concluded(
     unread: list[Unread],
     withheld: list[str],
     events: int,
-    table_version: int,
+    table: Snapshot,
 ) -> Replay:
     state = asked.state
     poison = [found for found in state.poison if _is_seen(found, asked)]
@@ -325,7 +330,8 @@ def _concluded(
         events=events,
         topic=state.topic,
         topic_id=state.source_id if state.source == "topic" else None,
-        table_version=table_version,
+        table_id=table.table_id,
+        table_version=table.version,
         damaged=list(asked.damaged),
         unread=unread,
         withheld=withheld,

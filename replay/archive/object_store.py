@@ -70,11 +70,16 @@ _SAID = re.compile(
     r"valid authentication credentials|not yet implemented by|error sending request|Permission denied"
 )
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|(?:bucket|container) does not exist")
+#: No object store says of a listing that it is not there, but for a bucket; nor does one answer with a page for people.
+_NO_STORE = re.compile(
+    r"Error performing list request.*404 Not Found(?!.*<Code>)|404 Not Found[:\s]*<(?:!doctype )?html",
+    re.IGNORECASE | re.DOTALL,
+)
 _NOISE = re.compile(r"\x1b\[[0-9;]*m|↳")
 _STATUS = re.compile(r"status code:? *(\d{3} [A-Za-z ]+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 
-#: What is known of some things that a place says, and what to do about them.
+#: What is known of some things that a place says, and what to do about them: none of them helps itself.
 _KNOWN = (
     (
         # Where none are given the machine is asked for some, which only a cloud's has.
@@ -83,6 +88,11 @@ _KNOWN = (
         "give them under [archive.options], or in the environment",
     ),
     (_NO_BUCKET, "the archive's bucket is not there", "make it first, or name another place with --archive"),
+    (
+        _NO_STORE,
+        "what answers at the archive's endpoint is no object store",
+        "check the endpoint under [archive.options]; nothing says that the archive is damaged",
+    ),
     (
         re.compile("scheme is not allowed"),
         "the archive's endpoint is not HTTPS",
@@ -255,8 +265,8 @@ def reaching(url: str, options: Mapping[str, str]) -> Iterator[None]:
         words = _NOISE.sub("", str(error))
         if not _is_failure(error, words, is_folder="://" not in url):
             raise
-        what, advice = _explained(words, error, options)
-        raise ArchiveError(what, where=shown(url), next_step=advice) from error
+        what, advice, says_no = _explained(words, error, options)
+        raise ArchiveError(what, where=shown(url), next_step=advice, says_no=says_no) from error
 
 
 def _is_failure(error: BaseException, words: str, *, is_folder: bool) -> bool:
@@ -269,28 +279,29 @@ def _is_failure(error: BaseException, words: str, *, is_folder: bool) -> bool:
     if _NO_BUCKET.search(words):
         return True
     if isinstance(error, FileNotFoundError) or "404 Not Found" in words:
-        return False
+        return _NO_STORE.search(words) is not None
     return isinstance(error, BaseError) or _SAID.search(words) is not None
 
 
-def _explained(words: str, error: BaseException, options: Mapping[str, str]) -> tuple[str, str]:
-    """Return what a place said, and what to do about it."""
+def _explained(words: str, error: BaseException, options: Mapping[str, str]) -> tuple[str, str, bool]:
+    """Return what a place said, what to do about it, and whether it will say so until that is done."""
     flat = ": ".join(line.strip() for line in words.splitlines() if line.strip())
     for pattern, what, advice in _KNOWN:
         if pattern.search(flat):
-            return what, advice
+            return what, advice, True
     status, code = _STATUS.search(flat), _CODE.search(flat)
     if status is None:
         what = f"the archive's object store cannot be reached: {_unanswered(flat) or _hidden(cause(error), options)}"
-        return what, (
+        advice = (
             "check the endpoint and the network; how long to wait is said by timeout and retry_timeout under "
             "[archive.options]"
         )
+        return what, advice, False
     said = f"{status[1].strip()}{f', {code[1]}' if code else ''}"
     if status[1].startswith(("401", "403")):
         what = f"the archive's object store says no: {said}"
-        return what, "check the credentials under [archive.options], and what they may do there"
-    return f"the archive's object store failed: {said}", "run it again; nothing says that the archive is damaged"
+        return what, "check the credentials under [archive.options], and what they may do there", True
+    return f"the archive's object store failed: {said}", "run it again; nothing says that the archive is damaged", False
 
 
 def _unanswered(flat: str) -> str:

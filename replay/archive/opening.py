@@ -20,8 +20,11 @@ def open_archive(
 
     `place` is a folder, or the URL of an object store with its `options` (credentials, endpoint). `expected` is the
     file that remembers the version which the archive reached last, so that a log that lost its end is noticed: of a
-    folder by default the one beside it, `archive.json` of `archive`; elsewhere there is none unless it is named.
-    UsageError where nothing can be there.
+    folder by default the one beside it, `archive.json` of `archive`; of a URL there is none unless it is named.
+
+    The command line keeps that file in its data folder: `archive.json` for the archive that is there too, and
+    `archive-....json`, with a hash, for one elsewhere. Name that as `expected` for an archive which the command line
+    made elsewhere, or its lost end is not noticed. UsageError where nothing can be there.
     """
     url = place_of(place)
     if "://" in url:

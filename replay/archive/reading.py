@@ -14,7 +14,7 @@ from replay.archive.schema import ARCHIVE_SCHEMA, CODED
 from replay.archive.table import Archive
 from schemas.errors import IncompleteError
 
-__all__ = ["account_ranges", "files_of", "need_whole", "reading", "scan", "slices"]
+__all__ = ["account_ranges", "files_of", "need_whole", "reading", "scan", "slices", "uncoded"]
 
 _CODED_SCHEMA = pl.Schema({**ARCHIVE_SCHEMA, **CODED})
 _INT32_MAX = 2**31 - 1
@@ -39,6 +39,11 @@ def scan(archive: Archive, files: Sequence[DataFile], *, is_coded: bool = False)
     )
     is_small = max(file.amount_max for file in files) <= _INT32_MAX
     return events.with_columns(pl.col("amount").cast(pl.Int32)) if is_coded and is_small else events
+
+
+def uncoded(events: pl.LazyFrame) -> pl.LazyFrame:
+    """Return coded events with the types of `ARCHIVE_SCHEMA`."""
+    return events.cast({name: ARCHIVE_SCHEMA[name] for name in (*CODED, "amount")})
 
 
 def files_of(files: Sequence[DataFile], account_ids: Sequence[str]) -> list[DataFile]:
@@ -72,7 +77,8 @@ def slices(
 
 def account_ranges(archive: Archive, files: Sequence[DataFile], events_max: int) -> list[tuple[str, str]]:
     """Return the first and last accounts of ranges of about so many events, in order; no range cuts an account."""
-    counts = scan(archive, files).group_by("account_id").agg(pl.len()).collect().sort("account_id")
+    with reading(archive):
+        counts = scan(archive, files).group_by("account_id").agg(pl.len()).collect().sort("account_id")
     # An account goes where its first event would, were all of them laid end to end.
     number = (counts["len"].cum_sum() - counts["len"]) // events_max
     ranges = counts.group_by(number.alias("number"), maintain_order=True).agg(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -37,14 +38,20 @@ def rebuild_from_archive(
 
     `until` is a position of the archive's source. Promote brings every account to the store's head and needs the same
     chain there: RefusedError where the archive has events that the store has lost, or others. RefusedError too, before
-    anything is read, for the archive of another ledger. Otherwise as `replay.rebuild`.
+    anything is read or written, for the archive of another ledger, and with `promote` for an archive that is ahead of
+    the store, and for an `until` before the archive's own end. Otherwise as `replay.rebuild`.
     """
     created_at = format_time(now or datetime.now(UTC))
     snapshot = snapshot_of(archive)
     refuse_other_ledger(store, archive, snapshot.held)
+    if promote:
+        _refuse_promotion(store, archive, snapshot.held, until)
     with replayed_archive(archive, projections, at=until, links=True, snapshot=snapshot) as replay:
         held = _held_against(store, replay)
         generation = write_generation(store, held, created_at)
+        # The certificate names them, so they are folded, although nothing of them is kept.
+        for projection in projections:
+            deque(replay.states.buckets(projection), maxlen=0)
     promoted = promote and held.verdict == COMPLETE
     if promoted:
         promote_generation(store, generation)
@@ -72,6 +79,35 @@ def refuse_other_ledger(store: Store, archive: Archive, state: State) -> None:
             next_step="name this ledger's archive with --archive, or make one with `archive`; by itself any archive "
             "answers, with a --data folder that has no ledger",
         )
+
+
+def _refuse_promotion(store: Store, archive: Archive, state: State, until: Position | None) -> None:
+    """RefusedError where no generation of this archive, up to there, could go live, whatever its data files hold."""
+    if until is not None and _is_before(until, state.position):
+        raise RefusedError(
+            "a rebuild until a position before the archive's end cannot go live: at its own end only it knows the "
+            "chains, which prove that it is made of the store's events",
+            where=archive.location.url,
+            next_step="rebuild without --until, or without --promote, or from the store",
+        )
+    at = state.position
+    with store.snapshot() as connection:
+        head = store.head(connection)
+    # A position that the archive does not have is bad usage, which the replay says.
+    if until in (None, at) and isinstance(at, int) and at > head:
+        raise RefusedError(
+            f"the archive cannot go live: it is at position {at:,}, and the store's head is {head:,}: the store has "
+            "lost events, or was put back from a backup",
+            where=archive.location.url,
+            next_step="bring the events back first (`import events`, or a newer backup), then rebuild again",
+        )
+
+
+def _is_before(until: Position, end: Position) -> bool:
+    """Say whether a position is an earlier one of those that the archive has; any other is bad usage."""
+    if isinstance(until, int) or isinstance(end, int):
+        return isinstance(until, int) and isinstance(end, int) and 0 <= until < end
+    return until != end and until.keys() == end.keys() and all(0 <= at <= end[each] for each, at in until.items())
 
 
 def _held_against(store: Store, replay: Replay) -> Replay:

@@ -33,6 +33,9 @@ __all__ = ["Archive", "Snapshot"]
 #: Under this name the state is in a commit's information.
 _KEY = "ledgerReplay"
 
+#: Under this one is what no other commit has, so that ours is known where its answer was lost.
+_KEY_OF_ONE = "ledgerReplayCommit"
+
 
 class Snapshot(NamedTuple):
     """An archive at one version of its table; `state` is None where nothing was committed yet."""
@@ -49,6 +52,11 @@ class Snapshot(NamedTuple):
             raise UsageError("there is no archive yet", next_step="make it with `ledger-replay archive`")
         return self.state
 
+    @property
+    def table_id(self) -> str:
+        """What tells this table from every other, also from one made anew in its place."""
+        return str(self.table.metadata().id)
+
 
 class Archive:
     """The archive at a location; `expected` is the file that remembers the version it reached last."""
@@ -60,6 +68,8 @@ class Archive:
         #: The manifest of the state of which all versions were found to be there once each.
         self.added_up: str | None = None
         self._known: Snapshot | None = None
+        # A table that was made anew may have as many versions; the log entry of the version is another one then.
+        self._known_mark: object = None
         # A handle of its own, which is moved on: those of snapshots stay at their version.
         self._newest: DeltaTable | None = None
 
@@ -85,15 +95,18 @@ class Archive:
         if expected is not None and table.version() < expected.version:
             lost = f"its newest version is {table.version()}, and it had {expected.version}"
             raise self._damaged(f"the log of the archive has lost its newest entries: {lost}")
+        mark = self.files.log_mark(table.version())
         found = self._read(table)
         if expected is not None and (found.state is None or found.state.commits < expected.commits):
             raise self._damaged("the log of the archive has lost what was committed last")
-        self._known, self._newest = found, None
+        self._known, self._known_mark, self._newest = found, mark, None
         return found
 
     def _is_newest(self, expected: _Expected | None) -> bool:
-        """Say whether the table is still at the version that is known."""
+        """Say whether the table is still the one that is known, and at the version that is known."""
         if self._known is None or (expected is not None and expected.version > self._known.version):
+            return False
+        if self.files.log_mark(self._known.version) != self._known_mark:
             return False
         try:
             if self._newest is None:
@@ -168,8 +181,9 @@ class Archive:
         files = [*(file for file in base.files if file.name not in gone), *(written.file for written in added)]
         commits = base.state.commits + 1 if base.state else 1
         state = msgspec.structs.replace(state, commits=commits, events=sum(file.events for file in files)).sealed(files)
+        own = uuid4().hex
         properties = CommitProperties(
-            custom_metadata={_KEY: msgspec.json.encode(state).decode()},
+            custom_metadata={_KEY: msgspec.json.encode(state).decode(), _KEY_OF_ONE: own},
             # The client would put a commit behind one that it does not understand.
             max_commit_retries=0,
             app_transactions=[Transaction(APPLICATION, commits), *positions(state)],
@@ -182,45 +196,24 @@ class Archive:
                     schema=delta_schema(),
                     commit_properties=properties,
                 )
-        except (DeltaError, OSError) as error:
-            raise self._not_written(error, base.version) from error
+        except (DeltaError, OSError, ArchiveError) as error:
+            if not self._is_there(base.version + 1, own):
+                raise self._not_written(error, base.version) from error
         found = self.snapshot()
         if found is None or found.state is None or found.state.commits < commits:
             raise self._damaged("the archive is not what was just committed")
         self._expect(found)
         return found
 
-    def vacuum(self, *, keep_versions: Sequence[int], retention_hours: int, dry_run: bool = False) -> list[str]:
-        """Delete the files that no version of the table needs which is younger than that, or among `keep_versions`.
-
-        Return their names. A version that the table's log does not have any more keeps nothing.
-        """
-        found = self.snapshot()
-        if found is None:
-            return []
-        there = self.files.names()
-        kept = sorted({found.version, *(version for version in keep_versions if self._has(version, found.version))})
-        # What was deleted before is named again by each vacuum, and each writes to the log.
-        with self.location.reached():
-            unused = _vacuum(found.table, kept, retention_hours, dry_run=True)
-            gone = sorted(there & {Path(name).name for name in unused})
-            if dry_run or not gone:
-                return gone
-            _vacuum(found.table, kept, retention_hours, dry_run=False)
-        after = self.snapshot()
-        if after is not None:
-            self._expect(after)
-        return sorted(there - self.files.names())
-
     def names_at(self, version: int) -> set[str]:
         """Return the names of the data files of a version of the table; none where its log does not tell any more."""
         found = self.snapshot()
-        if found is None or not self._has(version, found.version):
+        if found is None or not self.has(version, found.version):
             return set()
         return {file.name for file in _files(self.location.table(version))}
 
-    def _has(self, version: int, newest: int) -> bool:
-        """Say whether the log still tells what a version of the table was made of."""
+    def has(self, version: int, newest: int) -> bool:
+        """Say whether the log still tells what a version of the table was made of, given the newest."""
         if version >= newest:
             return version == newest
         try:
@@ -245,8 +238,18 @@ class Archive:
             raise self._not_written(error, -1) from error
         return Snapshot(table, table.version(), None, [])
 
+    def _is_there(self, version: int, own: str) -> bool:
+        """Say whether a version is a commit of ours after all: the answer to it may be lost, or what came behind it."""
+        try:
+            actions = [msgspec.json.decode(line) for line in (self.files.log_entry(version) or b"").splitlines()]
+        except (BaseError, OSError, ArchiveError, msgspec.MsgspecError):
+            return False
+        return any(action.get("commitInfo", {}).get(_KEY_OF_ONE) == own for action in actions)
+
     def _not_written(self, error: Exception, version: int) -> LedgerReplayError:
         """Return what an error of a commit on top of a version means: the client has one for every reason."""
+        if isinstance(error, ArchiveError):
+            return error
         try:
             is_moved = self.location.table().version() > version
         except (DeltaError, OSError, ValueError):
@@ -273,7 +276,7 @@ class Archive:
     def _expect(self, found: Snapshot) -> None:
         if self._expected is None or found.state is None:
             return
-        table_id = str(found.table.metadata().id)
+        table_id = found.table_id
         known = self._read_expected()
         if known is not None and known.table_id == table_id and known.version >= found.version:
             # Another process went further meanwhile.
@@ -303,16 +306,6 @@ class _Expected(msgspec.Struct, frozen=True):
     table_id: str
     version: int
     commits: int = 0
-
-
-def _vacuum(table: DeltaTable, kept: list[int], retention_hours: int, *, dry_run: bool) -> list[str]:
-    return table.vacuum(
-        retention_hours=retention_hours,
-        dry_run=dry_run,
-        enforce_retention_duration=False,
-        full=True,
-        keep_versions=kept,
-    )
 
 
 def _files(table: DeltaTable) -> list[DataFile]:

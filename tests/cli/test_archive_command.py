@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sqlite3
@@ -71,7 +72,9 @@ def test_the_archive_answers_as_the_store(run: Run, archived: Path, words: tuple
     store = run(*words, "--data", archived, *more).document
     found = run(*words, "--from", "archive", "--data", archived, *more)
     assert found.status == 0
-    other = {"source": "archive", "table_version": 2}
+    table_id = found.document["certificate"]["table_id"]
+    assert table_id
+    other = {"source": "archive", "table_id": table_id, "table_version": 2}
     assert found.document == store | {"certificate": store["certificate"] | other}
     place = ("--archive", archived / "archive", "--data", "nowhere")
     assert run(*words, "--from", "archive", *place, *more).document == found.document
@@ -120,7 +123,19 @@ def test_a_rebuild_until_a_position_is_not_promoted(run: Run, archived: Path, un
         assert said["certificate"][name] == store[name]
     refused = run(*words, "--from", "archive", "--promote")
     assert (refused.status, refused.document["verdict"]) == (4, "REFUSED")
-    assert "without the chain of its events" in refused.err
+    assert "a rebuild until a position before the archive's end cannot go live" in refused.err
+    kept = run("generations", "--data", archived, "--json").document["generations"]
+    assert [each["generation"] for each in kept] == [1, 2]
+    later = run("generations", "promote", 1, "--data", archived)
+    assert later.status == 4
+    assert "without the chain of its events" in later.err
+
+
+def test_a_rebuild_until_the_end_of_the_archive_goes_live(run: Run, archived: Path) -> None:
+    """The position that the archive is at is no earlier one, and one that it does not have is bad usage."""
+    words = ("rebuild", "--from", "archive", "--promote", "--data", archived)
+    assert run(*words, "--until", 12).status == 2
+    assert run(*words, "--until", 11, "--json").document["promoted"] is True
 
 
 def test_the_archive_alone_is_rebuilt_from(run: Run, archived: Path) -> None:
@@ -144,6 +159,7 @@ def test_a_store_that_lost_its_tail_does_not_get_the_generation(run: Run, archiv
         refused = run(*words, "--data", archived)
         assert refused.status == 4
         assert "at position 11, and the store's head is 9" in refused.err
+        assert len(run("generations", "--data", archived, "--json").document["generations"]) == 1
     archive = run("archive", "--data", archived)
     assert archive.status == 4
     assert "the store has lost events" in archive.err
@@ -305,6 +321,12 @@ def test_a_hole_is_held_back_and_taken_in_once_mended(run: Run, data: Path) -> N
     assert (said["verdict"], said["appended"], said["parked"]) == ("COMPLETE", 3, [])
 
 
+def grown_old(file: Path) -> None:
+    """Let a file be of the day before yesterday."""
+    time = file.stat().st_mtime - 48 * 3600
+    os.utime(file, (time, time))
+
+
 def test_vacuum_keeps_what_a_certificate_is_about(run: Run, archived: Path) -> None:
     """Of the files that a compaction replaced, those of a kept generation's version stay; an orphan goes."""
     for _ in range(2):
@@ -317,14 +339,15 @@ def test_vacuum_keeps_what_a_certificate_is_about(run: Run, archived: Path) -> N
     orphan = archived / "archive" / f"{'0' * 40}.parquet"
     orphan.write_bytes(b"left by a run that was killed")
     (of_three,) = set(files_of(archived)[:-2]) - set(certified)
+    grown_old(orphan)
     young = run("archive", "--vacuum", "--data", archived, "--json").document
     assert (young["deleted"], young["freed_bytes"], young["dry_run"]) == ([], 0, False)
     reasons = {each["file"]: (each["reason"], each["generations"]) for each in young["kept"]}
     by_age = dict.fromkeys([orphan.name, of_three.name], ("retention", []))
     assert reasons == {file.name: ("certificate", [1, 2]) for file in certified} | by_age
     told = run("archive", "--vacuum", "--data", archived).out
-    assert re.search(r"\nkept: 2 replaced data files \([\d.]+ kB\), not older than 168 hours \(--older-than\)\n", told)
-    assert re.search(r"\nkept: 2 replaced .*, which the certificate of generations 1, 2 is about\n", told)
+    assert re.search(r"\nkept: 2 unused data files \([\d.]+ kB\), not older than 168 hours \(--older-than\)\n", told)
+    assert re.search(r"\nkept: 2 unused .*, which the certificate of generations 1, 2 is about\n", told)
     everything = sorted(path.name for path in (archived / "archive").rglob("*"))
     sizes = orphan.stat().st_size + of_three.stat().st_size
     planned = run("archive", "--vacuum", "--older-than", "0", "--dry-run", "--data", archived, "--json").document
@@ -358,5 +381,11 @@ def test_a_certificate_of_a_version_that_is_gone_does_not_stop_a_vacuum(run: Run
     run("archive", "--data", archived)
     orphan = archived / "archive" / f"{'0' * 40}.parquet"
     orphan.write_bytes(b"left by a run that was killed")
+    young = run("archive", "--vacuum", "--older-than", "0", "--data", archived, "--json").document
+    kept = {"file": orphan.name, "bytes": orphan.stat().st_size, "reason": "recent", "generations": []}
+    assert (young["deleted"], young["kept"]) == ([], [kept])
+    told = run("archive", "--vacuum", "--older-than", "0", "--data", archived).out
+    assert re.search(r"\nkept: 1 unused data file .*, written in the last 24 hours and not committed", told)
+    grown_old(orphan)
     said = run("archive", "--vacuum", "--older-than", "0", "--data", archived, "--json")
     assert (said.status, said.document["deleted"]) == (0, [orphan.name])

@@ -84,6 +84,22 @@ def test_people_read_what_was_asked(run: Run, dora: Path) -> None:
     assert without[2] == "the watermark is 2026-05-01T00:00:00.000000Z"
 
 
+def test_a_position_beside_a_moment_is_said(run: Run, dora: Path) -> None:
+    """Who asks for both is told that only the events up to the position were looked at."""
+    said = run("balances", "--data", dora, "--now", NOW, "--at", "2", "--as-of", "2026-04-20")
+    assert said.status == 0
+    assert "of the events up to position 2 alone; the watermark" in said.out
+    assert "alone" not in run("balances", "--data", dora, "--now", NOW, "--as-of", "2026-04-20").out
+
+
+def test_the_document_says_why_there_is_no_row(run: Run, dora: Path) -> None:
+    """A document without rows for a moment past the watermark has the sentence that people read."""
+    said = run("balances", "--data", dora, "--now", NOW, "--as-of", "2099-01-01", "--json")
+    assert said.status == 3
+    assert "known to be whole only up to the watermark" in said.document["reason"]
+    assert "reason" not in run("balances", "--data", dora, "--now", NOW, "--json").document
+
+
 @pytest.mark.parametrize("option", ["--as-of", "--recorded-as-of"])
 def test_a_moment_past_the_watermark_is_incomplete(run: Run, dora: Path, option: str) -> None:
     """Status 3, no row in any form, and one line that says why and what to do."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 from archives import archive_at, check_exactly_once, said, said_by_store
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from ledgers import append
+from obstore.exceptions import GenericError
 from samples import account_stream
 
 from consumers.archiver import archive_store
 from ledger import Store
+from replay.archive.compaction import compact
 from schemas.errors import ArchiveError, PositionMoved
 
 CAUSES = [
@@ -76,5 +79,50 @@ def test_another_was_faster(tmp_path, store, monkeypatch, name):
     monkeypatch.setattr(DeltaTable, name, slower)
     with pytest.raises(PositionMoved, match="another process moved the archive on"):
         archive_store(archive_at(tmp_path), store)
+    assert said(archive_at(tmp_path)) == said_by_store(store)
+    check_exactly_once(archive_at(tmp_path))
+
+
+@pytest.mark.parametrize("reason", [GenericError(str(CAUSES[0][0])), OSError(28, "No space left on device")])
+def test_a_data_file_that_cannot_be_written(tmp_path, store, monkeypatch, reason):
+    """A full disk is named in one line with the place, the archive is as it was, and the next run goes on."""
+    archive_store(archive_at(tmp_path), store)
+    truth = said_by_store(store)
+    append(store, *account_stream("b", 5))
+
+    def fails(*_: object, **__: object) -> None:
+        raise reason
+
+    with monkeypatch.context() as patched:
+        patched.setattr(obstore, "put", fails)
+        with pytest.raises(ArchiveError, match=r"cannot be written.*No space left") as raised:
+            archive_store(archive_at(tmp_path), store)
+    assert "\n" not in str(raised.value)
+    assert raised.value.where == str(tmp_path / "archive")
+    assert "run it again" in raised.value.next_step
+    assert said(archive_at(tmp_path)) == truth
+    assert archive_store(archive_at(tmp_path), store).appended == 5
+
+
+@pytest.mark.parametrize("reason", [OSError("connection reset"), CommitFailedError("version 1 already exists")])
+@pytest.mark.parametrize("what", ["append", "compaction"])
+def test_a_commit_whose_answer_was_lost(tmp_path, store, monkeypatch, reason, what):
+    """Where the commit is there, whatever was answered, it counts, and nobody is said to have been faster."""
+    archive_store(archive_at(tmp_path), store)
+    append(store, *account_stream("b", 5))
+    if what == "compaction":
+        archive_store(archive_at(tmp_path), store)
+    write = DeltaTable.create_write_transaction
+
+    def unheard(*arguments: object, **options: object) -> None:
+        write(*arguments, **options)  # type: ignore[arg-type]
+        raise reason
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DeltaTable, "create_write_transaction", unheard)
+        if what == "append":
+            assert archive_store(archive_at(tmp_path), store).appended == 5
+        else:
+            assert len(compact(archive_at(tmp_path)).files) == 1
     assert said(archive_at(tmp_path)) == said_by_store(store)
     check_exactly_once(archive_at(tmp_path))

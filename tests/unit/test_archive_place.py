@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -11,7 +15,8 @@ import pytest
 from console.settings import load_settings
 from replay.archive.files import Files, Location
 from replay.archive.object_store import delta_options, polars_options, shown
-from schemas.errors import ConfigurationError, UsageError
+from replay.archive.table import Archive
+from schemas.errors import ArchiveError, ConfigurationError, UsageError
 
 S3 = "s3://bucket/archive"
 OPTIONS = {
@@ -148,3 +153,60 @@ def test_options_may_be_true_false_and_numbers(tmp_path):
     config.write_text("[archive.options]\nallow_http = [true]\n")
     with pytest.raises(ConfigurationError, match=r"archive\.options"):
         load_settings(tmp_path, None)
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A web server that says the same to everything; yields its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = answer  # noqa: N815 - these are the names.
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize("body", [b"<html>Not here</html>", b"404 page not found", b""])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_is_no_object_store_is_no_damage(tmp_path, body, is_known):
+    """A web server that knows no such page is a wrong endpoint, whether an archive was there before or not."""
+    expected = tmp_path / "archive.json"
+    if is_known:
+        expected.write_text('{"table_id":"1","version":3,"commits":3}')
+    with answering(404, body) as url:
+        place = Location(S3, OPTIONS | {"aws_endpoint_url": url, "allow_http": "true"})
+        with pytest.raises(ArchiveError, match=r"is no object store.*check the endpoint"):
+            Archive(place, expected=expected).snapshot()
+        with pytest.raises(ArchiveError, match="is no object store"):
+            Files(place).sizes()
+
+
+def test_a_missing_object_is_no_failure():
+    """What a store says is not there is not there."""
+    with answering(404, b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>") as url:
+        files = Files(Location(S3, OPTIONS | {"aws_endpoint_url": url, "allow_http": "true"}))
+        assert files.log_entry(1) is None
+
+
+def test_a_missing_bucket_is_named():
+    """A store that knows no such bucket says so."""
+    with answering(404, b"<?xml version='1.0'?><Error><Code>NoSuchBucket</Code></Error>") as url:
+        files = Files(Location(S3, OPTIONS | {"aws_endpoint_url": url, "allow_http": "true"}))
+        with pytest.raises(ArchiveError, match="bucket is not there"):
+            files.sizes()

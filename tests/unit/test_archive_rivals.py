@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from topic_memory import Sent, replay
 
 from consumers.archiver import archive_store
 from ledger import Store
+from replay.archive.answers import balances_from_archive
 from replay.archive.appending import Appending, Origin
 from replay.archive.compaction import compact
 from replay.archive.table import Archive
@@ -228,3 +230,22 @@ def test_the_memory_of_the_version_never_goes_back(tmp_path, store):
     newest = (tmp_path / "archive.json").read_bytes()
     late._expect(found)
     assert (tmp_path / "archive.json").read_bytes() == newest
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_an_archive_that_was_made_anew_while_open(tmp_path, store, remembers):
+    """Whoever has an archive open sees the one that was made in its place, even at the same version."""
+    append(store, *account_stream("first", 5))
+    archive_store(archive_at(tmp_path), store)
+    reader = archive_at(tmp_path)
+    if not remembers:
+        reader._expected = None
+    assert balances_from_archive(reader, ["first"]).rows.height == 1
+    version = reader.snapshot().version
+    shutil.rmtree(tmp_path / "archive")
+    (tmp_path / "archive.json").unlink()
+    append(store, *account_stream("second", 5))
+    archive_store(archive_at(tmp_path), store)
+    assert archive_at(tmp_path).snapshot().version == version
+    answer = balances_from_archive(reader, ["second"])
+    assert (answer.verdict, answer.rows.height) == ("COMPLETE", 1)

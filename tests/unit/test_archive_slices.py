@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from archives import archive_at, commits_of
 from ledgers import append, write_history
 from polars.testing import assert_frame_equal
+from samples import opened, recorded
 from topic_cases import history
 
 import replay.archive.full_replay
@@ -19,9 +21,11 @@ from consumers.archiver import archive_store
 from ledger import Store
 from projections import INTEGRITY, RELATIONS, TRANSACTIONS, Projection
 from replay import StoreSource, replayed, verify
+from replay.archive.answers import balances_from_archive
 from replay.archive.compaction import compact
 from replay.archive.full_replay import replayed_archive
 from replay.archive.reading import scan, slices
+from replay.archive.rebuild import rebuild_from_archive
 from replay.verify import integrity_findings
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -91,3 +95,47 @@ def test_no_account_is_in_two_slices(folder):
     accounts = [set(part["account_id"]) for part in parts]
     assert sum(map(len, accounts)) == len(set().union(*accounts))
     assert sum(part.height for part in parts) == scan(archive, found.files).collect().height
+
+
+def test_a_projection_of_ones_own_sees_plain_columns(tmp_path):
+    """Amounts of 32 bits add up past them, and types are texts, whether all accounts are asked for or one."""
+    store = Store.at(tmp_path)
+    append(store, opened("a"), *(recorded("a", version, 2_000_000_000) for version in range(2, 6)))
+    archive_store(archive_at(tmp_path), store)
+    turnover = Projection(
+        name="turnover",
+        version=1,
+        key=("account_id",),
+        schema=pl.Schema(
+            {"account_id": pl.String(), "order_id": pl.String(), "type": pl.String(), "amount": pl.Int64()}
+        ),
+        fold=lambda events: events.group_by("account_id").agg(
+            pl.col("order_id", "type").last(), pl.col("amount").sum()
+        ),
+        merge=lambda left, right: pl.concat([left, right]),
+        details=("order_id",),
+    )
+    for account_ids in ((), ("a",)):
+        with replayed_archive(archive_at(tmp_path), [turnover], account_ids=account_ids) as replay:
+            assert replay.states.value(turnover).rows() == [("a", None, "credit", 8_000_000_000)]
+    store.close()
+
+
+def test_a_rebuild_folds_what_its_certificate_names(store, folder):
+    """Projections beside the balances are folded over every event, although nothing of them is kept."""
+    seen = []
+    fold = RELATIONS.fold
+    spied = dataclasses.replace(RELATIONS, fold=lambda events: (seen.append(events), fold(events))[1])
+    rebuilt = rebuild_from_archive(store, archive_at(folder), [spied])
+    assert rebuilt.certificate.projections["relations"] == RELATIONS.version
+    assert sum(events.select(pl.len()).collect().item() for events in seen) == rebuilt.certificate.events
+
+
+def test_busy_accounts_are_not_read_into_memory(folder, monkeypatch):
+    """Accounts that have more events than may be in memory are scanned, with the same answer."""
+    account_ids = balances_from_archive(archive_at(folder)).rows["account_id"].to_list()[:3]
+    expected = balances_from_archive(archive_at(folder), account_ids)
+    monkeypatch.setattr(replay.archive.full_replay, "IN_MEMORY_EVENTS_MAX", 1)
+    found = balances_from_archive(archive_at(folder), account_ids)
+    assert_frame_equal(found.rows, expected.rows)
+    assert found.certificate.digest == expected.certificate.digest

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import lose_event, write_history
+from ledgers import append, lose_event, write_history
+from samples import opened, recorded
 
 from ledger import Store
 from replay import graph
@@ -37,3 +38,30 @@ def test_a_transaction_of_no_event_is_refused(store: Store) -> None:
     """In a ledger that is whole, an id that no event mentions is an error that names it."""
     with pytest.raises(UsageError, match="no transaction acc-2-d9"):
         graph(store, "acc-2-d9")
+
+
+def test_a_transaction_of_two_accounts_is_one_node_that_names_both(tmp_path: Path) -> None:
+    """Where two accounts have a transaction of one id, no statement about it hides the other."""
+    store = Store.at(tmp_path / "two")
+    append(store, opened("a"), recorded("a", 2, 10, transaction_id="same"))
+    append(store, opened("b"), recorded("b", 2, 77, transaction_id="same", related_transaction_id="other"))
+    found = graph(store, "same")
+    store.close()
+    dot = [line for line in found.to_dot().splitlines() if line.startswith('  "same" [')]
+    assert dot == ['  "same" [label="same\\na: credit 10 completed\\nb: credit 77 completed"];']
+    mermaid = found.to_mermaid().splitlines()
+    assert mermaid[1:] == [
+        '  t0["same<br>a: credit 10 completed<br>b: credit 77 completed"]',
+        '  t1(["other"])',
+        "  t0 --> t1",
+    ]
+
+
+def test_an_id_in_mermaid_is_text_and_no_markup(tmp_path: Path) -> None:
+    """Whatever an id is made of, it is shown as it is and ends neither its label nor the line."""
+    store = Store.at(tmp_path / "odd")
+    append(store, opened("a"), recorded("a", 2, transaction_id='<b>&lt;#1"', related_transaction_id="<i>&"))
+    found = graph(store, '<b>&lt;#1"').to_mermaid().splitlines()
+    store.close()
+    assert found[1].startswith('  t0["#lt;b#gt;#amp;lt;#35;1#quot;<br>credit 10 ')
+    assert found[2] == '  t1(["#lt;i#gt;#amp;"])'

@@ -141,3 +141,27 @@ def test_files_that_cannot_be_used_are_bad_usage(store: Store, tmp_path: Path):
         _bring(store, tmp_path / "none.jsonl")
     with pytest.raises(UsageError, match="cannot write the events"):
         export_events(store, tmp_path / "none" / "e.jsonl")
+
+
+def test_what_goes_wrong_with_the_source_is_not_said_of_the_file(tmp_path: Path):
+    """An error of reading passes through as it is, and nothing is left of the file; one of writing names the file."""
+    unread = OSError("no answer")
+
+    def write_and_fail() -> None:
+        with events.lines_to(tmp_path / "e.jsonl") as output:
+            output.write(b"{}\n")
+            raise unread
+
+    with pytest.raises(OSError, match="no answer") as error:
+        write_and_fail()
+    assert error.value is unread
+    assert not list(tmp_path.glob("e.jsonl*"))
+    (tmp_path / "e.jsonl.partial").symlink_to("/dev/full")
+    for size in (1, 1_000_000):
+        with (
+            pytest.raises(UsageError, match=r"cannot write the events: No space left on device \(.*/e.jsonl\)"),
+            events.lines_to(tmp_path / "e.jsonl") as output,
+        ):
+            output.write(b"x" * size)
+        assert not list(tmp_path.glob("e.jsonl"))
+        (tmp_path / "e.jsonl.partial").symlink_to("/dev/full")
