@@ -34,7 +34,7 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 def _fold(events: pl.LazyFrame) -> pl.LazyFrame:
     kind = events.collect_schema()["amount"]
     deltas = events.select("account_id", *_deltas(kind), "version", last_effective_at="effective_at")
-    # It takes 2^32 amounts of 32 bits to leave int64, and a frame has fewer rows than that.
+    # Whoever gives amounts of 32 bits vouches that all of them together are within int64.
     return _aggregate(deltas, pl.Int64() if kind == pl.Int32 else pl.Int128())
 
 

@@ -30,9 +30,9 @@ class Projection:
     meaning is never mistaken for this one. `details` are the `DETAIL_COLUMNS` that `fold` reads beside the
     columns that every event batch has. `finish` takes the state and whatever else its own docstring asks for
     (other states, the moment to judge at); it is None where the state is the answer. Where `takes_codes`, `fold` also
-    takes events whose few-valued columns (`event`, `type`, the statuses) are categories and whose `amount` is Int32,
-    and gives the same state: it neither adds up amounts without widening them, nor does to categories what only texts
-    can.
+    takes events whose few-valued columns (`event`, `type`, the statuses) are categories and whose `amount` is Int32
+    (then all of them together are within int64), and gives the same state: it neither adds up amounts without widening
+    them, nor does to categories what only texts can.
     """
 
     name: str

@@ -17,14 +17,14 @@ from schemas.errors import IncompleteError
 __all__ = ["account_ranges", "files_of", "need_whole", "reading", "scan", "slices", "uncoded"]
 
 _CODED_SCHEMA = pl.Schema({**ARCHIVE_SCHEMA, **CODED})
-_INT32_MAX = 2**31 - 1
+_INT32_MAX, _INT64_MAX = 2**31 - 1, 2**63 - 1
 
 
 def scan(archive: Archive, files: Sequence[DataFile], *, is_coded: bool = False) -> pl.LazyFrame:
     """Return the events of some data files (`ARCHIVE_SCHEMA`) as they lie; an empty frame where there is no file.
 
-    With `is_coded` the columns of `CODED` stay codes, and amounts are Int32 where all of them fit: several times less
-    to do for a fold that only compares and adds.
+    With `is_coded` the columns of `CODED` stay codes, and amounts are Int32 where each of them fits, and all together
+    fit into Int64: several times less to do for a fold that only compares and adds.
     """
     if not files:
         return ARCHIVE_SCHEMA.to_frame().lazy()
@@ -37,7 +37,9 @@ def scan(archive: Archive, files: Sequence[DataFile], *, is_coded: bool = False)
         storage_options=location.reading_options,
         cache=False,
     )
-    is_small = max(file.amount_max for file in files) <= _INT32_MAX
+    # Whoever adds up amounts of 32 bits in 64 may rely on it that all of them fit.
+    amount_max = max(file.amount_max for file in files)
+    is_small = amount_max <= _INT32_MAX and amount_max * sum(file.events for file in files) <= _INT64_MAX
     return events.with_columns(pl.col("amount").cast(pl.Int32)) if is_coded and is_small else events
 
 
