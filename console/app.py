@@ -13,6 +13,7 @@ from console import (
     commands_ask,
     commands_check,
     commands_data,
+    commands_drift,
     commands_replay,
     commands_topic,
 )
@@ -46,6 +47,7 @@ for room in (
     commands_archive,
     commands_ask,
     commands_check,
+    commands_drift,
     command_demo,
 ):
     room.register(app)

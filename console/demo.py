@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from console import commands_ask, commands_check, commands_data, commands_import, commands_replay
+from console import commands_ask, commands_check, commands_data, commands_drift, commands_import, commands_replay
 from console.answer import Answer
 from console.damage import Damage, Victims, damage_accounts, damage_read_model, damage_store, damage_transactions
 from console.generate import generate
@@ -173,7 +173,7 @@ def _evidence(finding: dict[str, Any]) -> str:
 def _check_live(stage: _Stage) -> None:
     stage.chapter("Drift: which live rows are wrong, by how much, and why")
     stage.command("drift --explain")
-    answer = commands_check.drift(stage.run(), explain=True)
+    answer = commands_drift.drift(stage.run(), explain=True)
     _show(stage, answer)
     stage.see("drift", _drifted("drift", answer))
 
@@ -184,16 +184,16 @@ def _check_own_rows(stage: _Stage, victims: Victims) -> None:
     rebuilt = commands_replay.rebuild(stage.run(), promote=True)
     _show(stage, rebuilt)
     stage.claim(rebuilt.fields["promoted"] is True, "it is COMPLETE, so it was promoted")
-    clean = commands_check.drift(stage.run(), own=True)
+    clean = commands_drift.drift(stage.run(), own=True)
     stage.claim(clean.verdict == "EQUAL", "compared with the events again, not one row differs")
     stage.tell("Now somebody changes one of its rows by hand.")
     with stage.run().ledger() as store:
         stage.plant(damage_read_model(store, victims))
     stage.command("drift --own")
-    stage.see("drift --own", _drifted("drift --own", commands_check.drift(stage.run(), own=True)))
+    stage.see("drift --own", _drifted("drift --own", commands_drift.drift(stage.run(), own=True)))
     stage.command("rebuild --promote")
     commands_replay.rebuild(stage.run(), promote=True)
-    mended = commands_check.drift(stage.run(), own=True)
+    mended = commands_drift.drift(stage.run(), own=True)
     stage.claim(mended.verdict == "EQUAL", "a rebuild puts it right")
 
 

@@ -26,6 +26,31 @@
     aws_access_key_id = { env = "ARCHIVE_KEY" }
     aws_secret_access_key = { env = "ARCHIVE_SECRET" }
 
+    [live]                                     # the live table of another system, which `watch` compares
+    url = { env = "LIVE_URL" }                 # SQLAlchemy's; or the URL itself, where it holds no password
+    table = "accounts"
+    columns = { frozen_amount = "hold" }       # columns, statuses, amount_scale and timezone are as under [import]
+    partitions = 1                             # how many writers feed it side by side
+    settle_seconds = 10                        # how long a difference must last before it is drift
+    unsettled_seconds = 300                    # how long it may change before the account is uncompared
+
+    [live.mark]                                # what says how far live is, where something does; then nothing settles
+    column = "last_transaction"                # of each row; or query = "SELECT ..." of the whole table
+    of = "transaction"                         # or "version"; of a query "transaction" or "position"
+
+    [watch]
+    listen = "127.0.0.1:9105"                  # /metrics, /healthz and /readyz; default: nothing listens
+    chunk_seconds = 0.25                       # how long comparing one chunk may take
+    load_max = 0.5                             # the share of the time that may be spent comparing
+    healthy_seconds = 60                       # how long without a step before /healthz says so
+    batch_events = 5000                        # events of a transaction while following
+
+    [alerts]
+    webhook = { file = "/run/secrets/webhook" }           # or the URL itself
+    headers = { Authorization = { env = "ALERT_TOKEN" } }
+    interval_seconds = 300                     # the least time between the alerts of two incidents
+    timeout_seconds = 10
+
 Options win over environment variables, and those over the file. Secrets belong into the environment or into a
 file, not into arguments.
 """
@@ -33,14 +58,26 @@ file, not into arguments.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from schemas.errors import ConfigurationError
 
-__all__ = ["DEFAULT_TOPIC", "FILE_NAME", "ArchiveSettings", "KafkaSettings", "Secret", "Settings", "load_settings"]
+__all__ = [
+    "DEFAULT_TOPIC",
+    "FILE_NAME",
+    "AlertSettings",
+    "ArchiveSettings",
+    "KafkaSettings",
+    "Secret",
+    "Settings",
+    "WatchSettings",
+    "load_settings",
+]
 
 FILE_NAME = "ledger-replay.toml"
 DEFAULT_TOPIC = "ledger-events"
@@ -111,17 +148,79 @@ class ArchiveSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         }
 
 
+class WatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[watch]`: how what follows and compares for ever does so."""
+
+    listen: str | None = None
+    chunk_seconds: Annotated[float, msgspec.Meta(gt=0, le=60)] = 0.25
+    load_max: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    healthy_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    batch_events: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+
+
+class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[alerts]`: the webhook that is told, and how often at most."""
+
+    webhook: str | Secret | None = None
+    headers: dict[str, str | Secret] = {}
+    interval_seconds: Annotated[float, msgspec.Meta(ge=0)] = 300.0
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 10.0
+
+    def url(self) -> str | None:
+        """Return the URL of the webhook, None where none is configured; ConfigurationError where it is none."""
+        where = "[alerts] webhook"
+        url = self.webhook.read(where) if isinstance(self.webhook, Secret) else self.webhook
+        if url is not None and not _is_web(url):
+            raise ConfigurationError("the webhook is no URL of http or https", where=where, next_step="correct it")
+        return url
+
+    def header_values(self) -> dict[str, str]:
+        """Return the headers with the secrets read; ConfigurationError for what no header can be."""
+        where = "[alerts.headers]"
+        values = {
+            name: value.read(f"{where} {name}") if isinstance(value, Secret) else value
+            for name, value in self.headers.items()
+        }
+        for name, value in values.items():
+            if not (_HEADER_NAME.fullmatch(name) and value.isprintable() and value.isascii()):
+                raise ConfigurationError(
+                    f"the header {name!r} has a character that no header can have",
+                    where=where,
+                    next_step="headers are one line of plain ASCII text",
+                )
+        return values
+
+
+#: What a name of a header is made of.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # Reading the port checks it.
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
 def _text(value: str | bool | float) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"imports": "import"}):
-    """What the file may say. `imports` is the table `[import]`, whose keys are those of a mapping file."""
+    """What the file may say. `imports` is the table `[import]`, whose keys are those of a mapping file.
+
+    `live` is the table `[live]`, which is checked where it is used (`replay.comparison.live_table`).
+    """
 
     store: str | None = None
     imports: dict[str, Any] = {}
     kafka: KafkaSettings = KafkaSettings()
     archive: ArchiveSettings = ArchiveSettings()
+    live: dict[str, Any] = {}
+    watch: WatchSettings = WatchSettings()
+    alerts: AlertSettings = AlertSettings()
 
     @property
     def timezone(self) -> str:

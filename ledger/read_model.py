@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import polars as pl
-from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Table, delete, func, insert, select, text, update
 
 from ledger import bulk
-from ledger.tables import ACCOUNTS, GENERATIONS, IMPORTED_ACCOUNTS, LIVE, PARKED
+from ledger.tables import ACCOUNTS, GENERATIONS, IMPORTED_ACCOUNTS, LIVE, PARKED, SHADOW_ACCOUNTS
 from schemas.errors import PositionMoved, UsageError
 
 __all__ = [
     "ROW_SCHEMA",
     "Generation",
     "advance",
+    "as_stored",
     "create",
     "drop",
     "generations",
@@ -30,6 +31,7 @@ __all__ = [
     "parked",
     "replace_parked",
     "rows",
+    "table_of",
     "write_rows",
 ]
 
@@ -136,12 +138,17 @@ def advance(connection: Connection, generation: int, *, after: int, until: int) 
         )
 
 
+def table_of(number: int) -> Table:
+    """Return the table of the rows under a number: a generation's, or below zero a shadow's."""
+    return ACCOUNTS if number > 0 else SHADOW_ACCOUNTS
+
+
 def rows(connection: Connection, generation: int, account_ids: Sequence[str] | None = None) -> pl.DataFrame:
     """Return rows of a generation (`ROW_SCHEMA`), all of them or those of some accounts, in no order."""
-    columns = [ACCOUNTS.c[name] for name in ROW_SCHEMA]
-    statement = select(*columns).where(ACCOUNTS.c.generation == generation)
+    table = table_of(generation)
+    statement = select(*(table.c[name] for name in ROW_SCHEMA)).where(table.c.generation == generation)
     stored = pl.Schema({name: pl.String() if name in _TIMES else dtype for name, dtype in ROW_SCHEMA.items()})
-    found = bulk.select_rows(connection, statement, stored, key=ACCOUNTS.c.account_id, keys=account_ids)
+    found = bulk.select_rows(connection, statement, stored, key=table.c.account_id, keys=account_ids)
     return found.with_columns(
         pl.col(name).str.to_datetime(_TIME_FORMAT, time_unit="us", time_zone="UTC") for name in _TIMES
     )
@@ -149,11 +156,15 @@ def rows(connection: Connection, generation: int, account_ids: Sequence[str] | N
 
 def write_rows(connection: Connection, generation: int, changed: pl.DataFrame) -> None:
     """Insert rows (`ROW_SCHEMA`) into a generation, or replace them where the account is there."""
-    stored = changed.select(
+    bulk.upsert_rows(connection, table_of(generation), as_stored(generation, changed))
+
+
+def as_stored(generation: int, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows (`ROW_SCHEMA`) as `ledger_accounts` has them: under a number, times as text."""
+    return rows.select(
         pl.lit(generation, pl.Int64()).alias("generation"),
         *(pl.col(name).dt.strftime(_TIME_FORMAT) if name in _TIMES else pl.col(name) for name in ROW_SCHEMA),
     )
-    bulk.upsert_rows(connection, ACCOUNTS, stored)
 
 
 def imported(connection: Connection) -> pl.DataFrame:

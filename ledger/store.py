@@ -222,12 +222,15 @@ class Store:
         ids = select(EVENTS.c.id).where(EVENTS.c.id > after).order_by(EVENTS.c.id).limit(events).subquery()
         return int(connection.execute(select(func.coalesce(func.max(ids.c.id), after))).scalar_one())
 
-    def first_versions(self, connection: Connection, *, after: int) -> pl.DataFrame:
-        """Return each account's smallest version after a position: `account_id` String, `version` Int64."""
+    def first_versions(
+        self, connection: Connection, *, after: int, account_ids: Sequence[str] | None = None
+    ) -> pl.DataFrame:
+        """Return each account's smallest version after a position, of all or some: `account_id`, `version`."""
         version = func.min(EVENTS.c.originator_version.cast(BigInteger))
         account_id = EVENTS.c.originator_id
         statement = select(account_id.cast(Text), version).where(EVENTS.c.id > after).group_by(account_id)
-        return bulk.select_rows(connection, statement, {name: RAW_SCHEMA[name] for name in ("account_id", "version")})
+        schema = {name: RAW_SCHEMA[name] for name in ("account_id", "version")}
+        return bulk.select_rows(connection, statement, schema, key=account_id, keys=account_ids)
 
     def last_versions(self, connection: Connection, account_ids: Sequence[str], *, until: int) -> pl.DataFrame:
         """Return the largest version of some accounts at or before a position: `account_id`, `version`."""

@@ -11,6 +11,14 @@
     ledger_topics       the topics that the relay publishes to: which topic, and how far
     ledger_topic_parked accounts whose later events the relay holds back from a topic, and why
     ledger_intakes      the topics that transactions are imported from, and how far each was read
+    ledger_shadow_accounts   rows like those of the read model, one a shadow and account
+    ledger_shadows      the shadows: whose rows are under which number, and what each follows
+    ledger_shadow_positions  up to where a shadow has each partition of its source
+    ledger_shadow_waiting    events of a topic that wait for one that is missing before them
+    ledger_comparisons  what is compared for ever: who does it now, and how far its round is
+    ledger_compared     the chunks of a comparison, and when each was compared last
+    ledger_drift_findings    each difference that a comparison found, and its life
+    ledger_incidents    times during which a comparison found drift, and who was told
 
 `live_accounts` is a view of the live generation less what is parked, for those who read with SQL. Times are ISO
 8601 text in UTC, the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
@@ -26,16 +34,24 @@ from sqlalchemy.orm import DeclarativeBase
 
 __all__ = [
     "ACCOUNTS",
+    "COMPARED",
+    "COMPARISONS",
+    "DRIFT_FINDINGS",
     "EVENTS",
     "GENERATIONS",
     "HEADS",
     "IDENTITY",
     "IMPORTED_ACCOUNTS",
+    "INCIDENTS",
     "INTAKES",
     "LIVE",
     "LIVE_VIEW",
     "METADATA",
     "PARKED",
+    "SHADOWS",
+    "SHADOW_ACCOUNTS",
+    "SHADOW_POSITIONS",
+    "SHADOW_WAITING",
     "TOPICS",
     "TOPIC_PARKED",
     "LedgerDatastore",
@@ -133,6 +149,10 @@ ACCOUNTS = Table(
     sqlite_with_rowid=False,
 )
 
+# A table of its own: a hand-made UPDATE of an account in `ledger_accounts` forgets the generation easily, and would
+# change both sides of a comparison in the same way.
+SHADOW_ACCOUNTS = ACCOUNTS.to_metadata(METADATA, name="ledger_shadow_accounts")
+
 PARKED = Table(
     "ledger_parked",
     METADATA,
@@ -189,6 +209,110 @@ INTAKES = Table(
     # Next offset by partition, as JSON: what is before it has become events, or is among the rejects.
     Column("offsets", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+SHADOWS = Table(
+    "ledger_shadows",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    # Its rows are in ledger_shadow_accounts and ledger_parked under this number. It is below zero, so it is no
+    # generation: nothing can promote, list or drop a shadow by mistake.
+    Column("number", BIG, nullable=False, unique=True),
+    Column("source", Text, nullable=False),
+    # The id of the ledger, or what the broker calls the topic.
+    Column("source_id", Text, nullable=False),
+    Column("topic", Text, nullable=True),
+    Column("started_from", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+)
+
+SHADOW_POSITIONS = Table(
+    "ledger_shadow_positions",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    # 0 where the source is a store.
+    Column("partition", BIG, primary_key=True, autoincrement=False),
+    # Of a store the last position that was applied, of a topic the next offset.
+    Column("position", BIG, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+SHADOW_WAITING = Table(
+    "ledger_shadow_waiting",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    Column("account_id", KEY, primary_key=True),
+    Column("version", BIG, primary_key=True, autoincrement=False),
+    Column("partition", BIG, nullable=False),
+    Column("position", BIG, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+COMPARISONS = Table(
+    "ledger_comparisons",
+    METADATA,
+    Column("name", KEY, primary_key=True),
+    # The process that compares now, and until when nobody else may; a time that has passed frees it.
+    Column("holder", Text, nullable=True),
+    Column("held_until", Text, nullable=True),
+    # The number of the round under way, and the last key that it has compared; null at its beginning.
+    Column("round", BIG, nullable=False),
+    Column("after_key", KEY, nullable=True),
+    Column("started_at", Text, nullable=False),
+    # When the last round was whole; null before the first.
+    Column("whole_at", Text, nullable=True),
+)
+
+COMPARED = Table(
+    "ledger_compared",
+    METADATA,
+    Column("comparison", KEY, primary_key=True),
+    # The last key of the chunk, empty for the chunk without an end: an account id never is.
+    Column("until_key", KEY, primary_key=True),
+    Column("round", BIG, nullable=False),
+    Column("compared_at", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+DRIFT_FINDINGS = Table(
+    "ledger_drift_findings",
+    METADATA,
+    Column("comparison", KEY, primary_key=True),
+    Column("account_id", KEY, primary_key=True),
+    # The column that differs; `row` where one side has no row, empty where the account could not be compared.
+    Column("field", KEY, primary_key=True),
+    Column("opened_at", KEY, primary_key=True),
+    # suspected, drift, uncompared or healed.
+    Column("state", Text, nullable=False),
+    Column("class", Text, nullable=True),
+    # Values as text: a difference of two numbers may be past int64.
+    Column("live", Text, nullable=True),
+    Column("replayed", Text, nullable=True),
+    Column("difference", Text, nullable=True),
+    Column("first_event", Text, nullable=True),
+    Column("evidence", Text, nullable=False),
+    # The position that both sides were compared at, as JSON.
+    Column("position", Text, nullable=False),
+    Column("seen_at", Text, nullable=False),
+    Column("healed_at", Text, nullable=True),
+)
+
+INCIDENTS = Table(
+    "ledger_incidents",
+    METADATA,
+    Column("id", BIG, primary_key=True, autoincrement=True),
+    Column("comparison", KEY, nullable=False),
+    Column("opened_at", Text, nullable=False),
+    Column("healed_at", Text, nullable=True),
+    # The most accounts that differed at once.
+    Column("drifted", BIG, nullable=False),
+    # When the webhook took the alert that it began, and the one that it is over; null until then.
+    Column("opened_told_at", Text, nullable=True),
+    Column("healed_told_at", Text, nullable=True),
+    Column("attempts", BIG, nullable=False),
+    Column("next_attempt_at", Text, nullable=True),
+    Column("error", Text, nullable=True),
 )
 
 LIVE_VIEW = """

@@ -28,7 +28,7 @@ from replay.states import States
 from schemas import format_time
 from schemas.errors import UsageError
 
-__all__ = ["CORE", "Memory", "Replay", "concluded", "overflows", "replayed"]
+__all__ = ["CORE", "Memory", "Replay", "concluded", "overflows", "replayed", "still_holds"]
 
 CORE = (BALANCES, ACCOUNT_STATUS)
 
@@ -117,7 +117,7 @@ def replayed(
         states = States([*CORE, *projections], spill=Path(folder))
         target = Memory(states, Gate(), 0, checkpoints, moment=moment)
         found = checkpoints.load(until) if checkpoints is not None else None
-        if found is not None and _still_holds(source, found):
+        if found is not None and still_holds(source, found):
             target.gate, target.events = found.gate(), found.events
             states.restore(found.states())
         else:
@@ -127,7 +127,7 @@ def replayed(
         yield _finished(source, target, until, moment=moment, resumed_from=found.position if found else None)
 
 
-def _still_holds(source: Source, found: Checkpoint) -> bool:
+def still_holds(source: Source, found: Checkpoint) -> bool:
     """Say whether the events behind a checkpoint are still those that it was made of.
 
     Their keys and chains go through the gate once more, without being folded: the checkpoint saves the rest. Where

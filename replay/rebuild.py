@@ -24,7 +24,8 @@ from replay.checkpoint import Checkpoints
 from replay.digest import digest
 from replay.engine import Progress
 from replay.full_replay import CORE, Replay, replayed
-from replay.generation import bring_forward, bring_level, off_head, stored_rows
+from replay.generation import bring_forward, bring_level, off_head
+from replay.rows import stored_rows
 from replay.store_source import StoreSource
 from schemas import format_time
 from schemas.errors import RefusedError, StoreError

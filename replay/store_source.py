@@ -106,9 +106,7 @@ class StoreSource:
         replay knows; every other account ended at its head.
         """
         heads = self._store.heads(self.connection, self._account_ids)
-        later = self._store.first_versions(self.connection, after=until)
-        if self._account_ids is not None:
-            later = later.filter(pl.col("account_id").is_in(self._account_ids))
+        later = self._store.first_versions(self.connection, after=until, account_ids=self._account_ids)
         ended = later.select("account_id", version=pl.col("version") - 1, chain=pl.lit(None, pl.Binary()))
         return pl.concat([heads.join(later, on="account_id", how="anti"), ended.filter(pl.col("version") > 0)])
 

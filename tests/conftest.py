@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["kafka_server", "object_store_server", "postgres_server"]
+pytest_plugins = ["kafka_server", "mariadb_server", "object_store_server", "postgres_server"]
 
 FULL = bool(os.environ.get("LEDGER_REPLAY_TEST_FULL"))
 REQUIRED = frozenset(filter(None, os.environ.get("LEDGER_REPLAY_TEST_REQUIRE", "").split(",")))
-SUITES = ("kafka", "object_store", "postgres")
+SUITES = ("kafka", "mariadb", "object_store", "postgres")
 
 settings.register_profile("sample", deadline=None, print_blob=True)
 settings.register_profile("full", deadline=None, print_blob=True, max_examples=2_000)

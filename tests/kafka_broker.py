@@ -5,8 +5,6 @@ No pytest here, so that benchmarks can run the same broker. POSIX only, as are t
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import random
 import re
@@ -19,6 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.maven_jars import MavenError, resolved
 
 __all__ = [
     "JVM",
@@ -36,7 +36,6 @@ POM = Path(__file__).with_name("kafka") / "pom.xml"
 #: Survives a run, and is the same for all worker processes of one; `make clean` removes it.
 CACHE = Path(__file__).parents[1] / "build" / "kafka"
 JAVA_VERSION_MIN = 17
-RESOLVE_SECONDS_MAX = 600
 START_SECONDS_MAX = 60
 STOP_SECONDS_MAX = 20
 #: Below the ports that systems hand out to outgoing connections, so that a killed broker gets its own port again.
@@ -264,14 +263,11 @@ def resolve_jars() -> Path:
     Raises BrokerUnavailableError, with what to do, where Java or Maven are missing or do not get them.
     """
     _check_java()
-    jars = CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
-    CACHE.mkdir(parents=True, exist_ok=True)
-    # Worker processes of one run come here at the same time; the first resolves, the others wait for it.
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not jars.is_dir():
-            _resolve(jars)
-    return jars
+    try:
+        return resolved(POM, CACHE)
+    except MavenError as error:
+        advice = f"install Maven, give it a repository that has what {POM.name} names, or name a broker in {GIVEN}"
+        raise BrokerUnavailableError(f"no Kafka: {error}; {advice}") from None
 
 
 def _check_java() -> None:
@@ -284,28 +280,6 @@ def _check_java() -> None:
     if version is None or int(version[1]) < JAVA_VERSION_MIN:
         found = version[1] if version else "of an unknown version"
         raise BrokerUnavailableError(f"no Kafka: `java` on PATH is {found}; {advice}")
-
-
-def _resolve(jars: Path) -> None:
-    advice = f"give Maven a repository that has what {POM.name} names, or name a broker in {GIVEN}"
-    maven = shutil.which("mvn")
-    if maven is None:
-        raise BrokerUnavailableError(f"no Kafka: there is no `mvn` on PATH; install Maven, or name a broker in {GIVEN}")
-    with tempfile.TemporaryDirectory(prefix="resolving-", dir=CACHE) as folder:
-        lib = Path(folder) / "lib"
-        # -U: what was not found the last time is asked for again.
-        command = [maven, "-B", "-q", "-U", "-f", str(POM), "dependency:copy-dependencies", f"-DoutputDirectory={lib}"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=RESOLVE_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            raise BrokerUnavailableError(f"no Kafka: Maven took over {RESOLVE_SECONDS_MAX} s; {advice}") from None
-        if done.returncode != 0:
-            # The first line of its errors says why; colours have no place in a reason.
-            said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
-            why = re.search(r"^\[ERROR\] *(.*)$", said, re.MULTILINE)
-            reason = why[1] if why else f"exit {done.returncode}"
-            raise BrokerUnavailableError(f"no Kafka: Maven did not resolve it ({reason}); {advice}")
-        lib.rename(jars)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -24,7 +24,7 @@ from ledger.tables import IMPORTED_ACCOUNTS
 from schemas.columns import UTC_MICROSECONDS
 from schemas.errors import UsageError
 
-__all__ = ["ACCOUNT_SCHEMA", "import_accounts"]
+__all__ = ["ACCOUNT_SCHEMA", "OPTIONAL", "REQUIRED", "check_accounts", "import_accounts"]
 
 REQUIRED = ("account_id", "balance", "frozen_amount", "status")
 OPTIONAL = ("locked_at",)
@@ -85,7 +85,7 @@ def import_accounts(
                 # An account whose row is rejected is in the input all the same.
                 account_ids = values.pick(batch.rows, ("account_id",), mapping).select("account_id")
                 named = pl.concat([named, account_ids]).unique()
-                good, bad, naive_count = _check(batch, mapping)
+                good, bad, naive_count = check_accounts(batch, mapping)
                 parts.append(good)
                 refused.add(bad)
                 naive += naive_count
@@ -111,7 +111,8 @@ def import_accounts(
     )
 
 
-def _check(batch: Batch, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+def check_accounts(batch: Batch, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Return the good rows of a batch (`ACCOUNT_SCHEMA`), its rejects, and how many of its times had no zone."""
     picked = values.pick(batch.rows, REQUIRED + OPTIONAL, mapping)
     locked = values.times(picked["locked_at"], mapping.zone)
     status, bad_status = values.mapped("status", mapping.statuses, ACCOUNT_STATUSES)

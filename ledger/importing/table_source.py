@@ -18,7 +18,7 @@ from ledger.importing.batches import LINE, Batch, bad_rows
 from ledger.importing.sources import BATCH_ROWS, as_text, column_name
 from schemas.errors import UsageError
 
-__all__ = ["TableSource"]
+__all__ = ["TableSource", "text_batch"]
 
 #: Where one statement after the other would not see the same moment, the connection is asked for it.
 _SNAPSHOT = {"postgresql": "REPEATABLE READ", "mysql": "REPEATABLE READ", "mariadb": "REPEATABLE READ"}
@@ -82,16 +82,17 @@ class TableSource:
         with engine.connect().execution_options(**options) as connection:
             result = connection.execute(self._statement())
             names = [column_name(name) for name in list(result.keys())]
-            yield _batch(names, [], 0)
+            yield text_batch(names, [], 0)
             before = 0
             for rows in result.partitions(BATCH_ROWS):
-                yield _batch(names, rows, before)
+                yield text_batch(names, rows, before)
                 before += len(rows)
             # Nothing was written; what a query of the user's may have done is taken back.
             connection.rollback()
 
 
-def _batch(names: list[str], rows: Sequence[Any], before: int) -> Batch:
+def text_batch(names: list[str], rows: Sequence[Any], before: int) -> Batch:
+    """Return rows as their driver gives them as a batch of texts; `before` is how many rows were before them."""
     values = list(zip(*rows, strict=True)) or [()] * len(names)
     lines = pl.Series(LINE, range(before + 1, before + len(rows) + 1), dtype=pl.Int64)
     columns = [

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ledger.topics import KnownTopic
+from replay.topic.client import PartitionStopped
 from replay.topic.connection import Connection
 from replay.topic.metadata import Topic, describe
 from replay.topic.partition import Assignment, checkpoints_of
-from schemas.errors import RefusedError, UsageError
+from schemas.errors import BrokerError, RefusedError, UsageError
 
-__all__ = ["refuse_other_topic", "resumable_from", "topic_named"]
+__all__ = ["refuse_other_topic", "resumable_from", "stopped_error", "topic_named"]
 
 #: What a replay of a topic that is not as it was can do.
 REPLAY_ANYWAY = (
@@ -79,3 +80,14 @@ def resumable_from(topic: Topic, assignments: Sequence[Assignment]) -> None:
                 where=f"topic {topic.name!r}",
                 next_step="replay from the store, or publish to a new topic that keeps everything (retention.ms=-1)",
             )
+
+
+def stopped_error(connection: Connection, topic: str, stopped: PartitionStopped) -> BrokerError | RefusedError:
+    """Return what to raise for a partition that cannot be read on: where that is, why, and whether waiting may help."""
+    what = f"the topic cannot be read on: {stopped.reason}: {stopped.details}"
+    where = (
+        f"topic {topic!r} on {connection.bootstrap_servers}, partition {stopped.partition}, offset {stopped.offset:,}"
+    )
+    if stopped.reason in ("unreachable", "stalled"):
+        return BrokerError(what, where=where, next_step="check brokers and open transactions, then run it again")
+    return RefusedError(what, where=where, next_step="restore the partition from a replica, then run it again")

@@ -396,7 +396,7 @@ class ReplayContract:
         found = drift(store)
         assert (found.live, found.verdict, found.compared) == ("imported", "DRIFT", 5)
         assert [(each.account_id, each.field, each.difference, each.cause) for each in found.accounts] == [
-            ("acc-1", "status", None, "foreign_write"),
+            ("acc-1", "status", None, "missed_event"),
             ("acc-2", "balance", -1000, "missed_event"),
             ("acc-3", "frozen", 21, "applied_twice"),
             ("acc-4", "row", None, "row_missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,35 @@ def test_a_foreign_row_without_a_lock_time_is_not_compared_in_it(store: Store) -
     assert drift(store, live=rows.with_columns(locked_at=pl.lit(None, rows.schema["locked_at"]))).verdict == "EQUAL"
     later = rows.with_columns(pl.col("locked_at").dt.offset_by("1s"))
     assert [(each.account_id, each.field) for each in drift(store, live=later).accounts] == [("a", "locked_at")]
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 7, 100])
+def test_however_few_rows_are_compared_at_once_all_are(tmp_path, monkeypatch, rows_at_once):
+    """Every account of either side is compared once, those before, between and after the other side's among them."""
+    monkeypatch.setattr(sys.modules["replay.drift"], "_COMPARED_ROWS", rows_at_once)
+    store = Store.at(tmp_path / "many")
+    append(store, *(event for name in "bcdefgh" for event in account_stream(name, 2)))
+    rows = balances(store, now=NOW).rows.select(FOREIGN)
+    assert drift(store, live=rows.sample(fraction=1, shuffle=True, seed=1)).verdict == "EQUAL"
+    renamed = pl.col("account_id").replace({"b": "a", "e": "e2", "h": "z"})
+    found = drift(store, live=rows.with_columns(renamed).filter(pl.col("account_id") != "f"))
+    store.close()
+    assert (found.compared, found.drifted) == (10, 7)
+    assert [(each.account_id, each.cause) for each in found.accounts] == [
+        ("a", "row_extra"),
+        ("b", "row_missing"),
+        ("e", "row_missing"),
+        ("e2", "row_extra"),
+        ("f", "row_missing"),
+        ("h", "row_missing"),
+        ("z", "row_extra"),
+    ]
+
+
+def test_a_lock_that_live_missed_is_named(store: Store) -> None:
+    """A live row that is still active is one that missed the lock, where its table keeps lock times or not."""
+    Ledger(store, clock=lambda: NOW).lock("a")
+    rows = balances(store, now=NOW).rows.select(FOREIGN)
+    active = rows.with_columns(status=pl.lit("active"), locked_at=pl.lit(None, rows.schema["locked_at"]))
+    (found,) = drift(store, live=active).accounts
+    assert (found.field, found.cause, found.first_event) == ("status", "missed_event", "a:4")

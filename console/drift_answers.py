@@ -1,0 +1,198 @@
+"""What `drift` answers: differences as a table, what a watch came to, and what stands in the table of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import polars as pl
+
+from console.answer import Answer
+from console.drift_words import explanation_lines
+from console.words import certificate_lines, count, first_few, position_text
+from consumers.differences import drifted_of
+from ledger import findings
+from replay.steps import steps
+from replay.store_source import StoreSource
+
+if TYPE_CHECKING:
+    from consumers.watching import Watched
+    from ledger.findings import Finding
+    from ledger.importing.rejects import Rejects
+    from ledger.store import Store
+    from replay.differences import Drifted
+    from replay.drift import Drift
+
+__all__ = ["SIDES", "compared_answer", "differences", "explained", "findings_answer", "watched_answer"]
+
+#: What the live side is, in words.
+SIDES = {"imported": "imported accounts rows", "read_model": "our own read model", "foreign": "the foreign table"}
+
+#: Accounts that are explained at length; the table has a line of each.
+EXPLAINED_MAX = 10
+
+
+class _Open(NamedTuple):
+    """What is open of a comparison."""
+
+    drifted: list[Drifted]
+    suspected: list[str]
+    uncompared: list[Finding]
+
+
+def compared_answer(found: Drift, rejects: Rejects | None, *, explain: bool, lines: Sequence[str]) -> Answer:
+    """Return the answer of one comparison; `rejects` are live rows that could not be read, `lines` explain."""
+    uncompared = [f"not compared: {account_id}" for account_id in found.uncompared]
+    suspected = [f"suspected: {account_id} differs, and did not settle" for account_id in found.suspected]
+    unread = 0 if rejects is None else rejects.count
+    file = None if rejects is None else rejects.file
+    unreadable = [f"{count(unread, 'live row')} could not be read: see {file}"] if unread else []
+    accounts = count(found.compared, "account")
+    headline = f"{found.verdict}: {accounts} compared with {SIDES[found.live]}, {found.drifted:,} differ"
+    return Answer(
+        # Equal but for rows that nobody could read is not equal.
+        verdict="INCOMPARABLE" if unread else found.verdict,
+        fields={
+            "compared": found.compared,
+            "drifted": found.drifted,
+            "accounts": found.accounts,
+            "suspected": found.suspected,
+            "uncompared": found.uncompared,
+            "live": found.live,
+            **({"rejected": unread, "rejects": str(file)} if unread else {}),
+            "certificate": found.certificate,
+        },
+        table=differences(found.accounts, explain=explain),
+        summary=[*certificate_lines(found.certificate), "", headline],
+        notes=[*unreadable, *first_few(suspected, "accounts"), *first_few(uncompared, "accounts"), *lines],
+        # What is uncompared or unread hides no difference that was found.
+        also=["DRIFT"] if found.drifted else [],
+    )
+
+
+def explained(store: Store, accounts: Sequence[Drifted], *, until: int | None, is_own: bool) -> list[str]:
+    """Return what the first accounts that differ read like, each replayed alone up to a position (None: the head).
+
+    The table has all of them; `is_own` says that live is our own read model.
+    """
+    account_ids = list(dict.fromkeys(each.account_id for each in accounts))
+    first = frozenset(account_ids[:EXPLAINED_MAX])
+    if not first:
+        return []
+    shown = [each for each in accounts if each.account_id in first]
+    with StoreSource.snapshot(store) as source:
+        replayed = steps(source, sorted(first), until=source.head() if until is None else until)
+    lines = explanation_lines(shown, replayed, is_own=is_own)
+    rest = len(account_ids) - len(first)
+    return [*lines, *([f"... and {count(rest, 'account')} more that differ"] if rest else [])]
+
+
+def watched_answer(store: Store, comparison: str, watched: Watched, *, live: str, explain: bool = False) -> Answer:
+    """Return the answer of a watch that came to its end: what is open by now, and whether a whole round vouches for it.
+
+    INCOMPARABLE where no round was whole, or where an account could not be compared or is suspected still.
+    """
+    with store.snapshot() as connection:
+        open_ = _split(findings.listed(connection, comparison))
+    accounts = len({each.account_id for each in open_.drifted})
+    is_vouched = watched.rounds > 0 and not open_.suspected and not open_.uncompared
+    verdict = "INCOMPARABLE" if not is_vouched else "DRIFT" if accounts else "EQUAL"
+    where = "nowhere" if watched.position is None else position_text(watched.position)
+    compared = count(watched.compared, "account")
+    lines = explained(store, open_.drifted, until=None, is_own=live == "read_model") if explain else []
+    summary = [
+        f"{count(watched.events, 'event')} followed, up to position {where}",
+        f"{verdict}: {count(watched.rounds, 'whole round')}, the last of {compared} compared with {SIDES[live]}; "
+        f"{accounts:,} differ",
+    ]
+    return Answer(
+        verdict=verdict,
+        fields={
+            "compared": watched.compared,
+            "drifted": accounts,
+            "accounts": open_.drifted,
+            "suspected": open_.suspected,
+            "uncompared": sorted({each.account_id for each in open_.uncompared}),
+            "live": live,
+            "comparison": comparison,
+            "rounds": watched.rounds,
+            "events": watched.events,
+            "position": _as_json(watched),
+        },
+        table=differences(open_.drifted, explain=explain),
+        summary=summary,
+        notes=[*_not_settled(open_, watched), *lines],
+        also=["DRIFT"] if accounts else [],
+    )
+
+
+def _as_json(watched: Watched) -> object:
+    position = watched.position
+    return {str(partition): at for partition, at in position.items()} if isinstance(position, dict) else position
+
+
+def _not_settled(open_: _Open, watched: Watched) -> list[str]:
+    suspected = [f"suspected: {account_id} differs, and may still settle" for account_id in open_.suspected]
+    uncompared = [f"not compared: {each.account_id}: {each.evidence}" for each in open_.uncompared]
+    unvouched = [] if watched.rounds else ["no whole round was begun and ended here, so nothing is vouched for"]
+    return [*unvouched, *first_few(suspected, "accounts"), *first_few(uncompared, "accounts")]
+
+
+def _split(found: Sequence[Finding]) -> _Open:
+    return _Open(
+        drifted=[drifted_of(each) for each in found if each.state == "drift"],
+        suspected=[each.account_id for each in found if each.state == "suspected"],
+        uncompared=[each for each in found if each.state == "uncompared"],
+    )
+
+
+def findings_answer(found: Sequence[Finding], whole: dict[str, str | None]) -> Answer:
+    """Return what stands in the table of findings; `whole` says of each comparison when its last round was whole.
+
+    INCOMPLETE where no comparison ever was, since no finding means nothing then.
+    """
+    open_ = [each for each in found if each.state != "healed"]
+    verdict = "FINDINGS" if open_ else "CLEAN" if whole and all(whole.values()) else "INCOMPLETE"
+    rounds = [
+        f"{name}: " + ("no whole round yet" if at is None else f"last whole round at {at}")
+        for name, at in whole.items()
+    ]
+    return Answer(
+        verdict=verdict,
+        fields={"findings_count": len(open_), "comparisons": whole},
+        table=_findings_table(found),
+        table_name="findings",
+        summary=[f"{verdict}: {count(len(open_), 'open finding')}", *rounds],
+        notes=[] if whole else ["nothing was ever compared for ever here: `drift --watch` or `watch` does"],
+    )
+
+
+def _findings_table(found: Sequence[Finding]) -> pl.DataFrame:
+    rows = [
+        {"class" if name == "cause" else name: value for name, value in each._asdict().items() if name != "position"}
+        for each in found
+    ]
+    columns = ["comparison", "account_id", "field", "state", "class", "live", "replayed", "difference", "opened_at"]
+    columns += ["seen_at", "healed_at", "first_event", "evidence"]
+    return pl.DataFrame(
+        [{name: row[name] for name in columns} for row in rows], schema=dict.fromkeys(columns, pl.String())
+    )
+
+
+def differences(entries: Sequence[Drifted], *, explain: bool) -> pl.DataFrame:
+    """Return differences as a table; with `explain` where each begins, and the evidence."""
+    columns = ["account_id", "field", "live", "replayed", "difference", "class"]
+    if explain:
+        columns += ["first_event", "evidence"]
+    # A difference of two numbers may be past int64, which no file of columns takes.
+    is_wide = any(each.difference is not None and abs(each.difference) >= 2**63 for each in entries)
+    number = pl.String() if is_wide else pl.Int64()
+    schema = {name: number if name == "difference" else pl.String() for name in columns}
+    rows = [msgspec.to_builtins(each) for each in entries]
+    cells = [{name: _cell(row[name], schema[name]) for name in columns} for row in rows]
+    return pl.DataFrame(cells, schema=schema)
+
+
+def _cell(value: int | str | None, kind: pl.DataType) -> int | str | None:
+    return value if value is None or kind.is_integer() else str(value)

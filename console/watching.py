@@ -1,0 +1,200 @@
+"""What `drift --watch` and `watch` run: a shadow, its comparison, and what is done about what that finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from console.answer import Answer
+from console.drift_answers import watched_answer
+from console.live_tables import UnreadRows
+from console.log_lines import log_to_stderr
+from console.run import Run
+from console.stopping import stopped_by_signals
+from consumers.alerts import AlertSender, Webhook
+from consumers.health import Health, application, serving
+from consumers.metrics import Metrics
+from consumers.reactions import Reactions
+from consumers.shadow import LIVE_EVENTS, Following, StoreShadow
+from consumers.shadow_start import Start
+from consumers.watching import Watching
+from ledger import read_model
+from replay.checkpoint import Checkpoints
+from replay.comparison.foreign import ForeignTable
+from replay.comparison.live_table import LiveTable
+from replay.comparison.merged import ForeignPair
+from replay.comparison.own import OwnPair
+from replay.comparison.replayed import ShadowRows
+from replay.comparison.rounds import Rounds
+from replay.full_replay import CORE
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from consumers.reactions import Log
+    from ledger.store import Store
+    from replay.comparison.chunk import Pair
+    from replay.topic.client import Waiting
+
+__all__ = ["SHADOW", "Watch", "watch_drift"]
+
+#: The name of the shadow where none is given.
+SHADOW = "shadow"
+
+
+class Watch(NamedTuple):
+    """What to watch: from where the shadow follows and begins, what it is compared with (None: our own read model).
+
+    `rounds` ends it after so many whole rounds; `listen` is where its endpoint is, None for as configured; `shadow` is
+    the name of the shadow.
+    """
+
+    source: str
+    topic: str | None
+    start: str | None
+    restart: bool
+    live: LiveTable | None
+    rounds: int | None
+    listen: str | None
+    shadow: str = SHADOW
+
+
+def watch_drift(run: Run, watch: Watch, *, explain: bool = False) -> Answer:
+    """Follow and compare until Ctrl-C or SIGTERM, or until the rounds are done, and answer what is open then."""
+    settings = run.settings.watch
+    listen = watch.listen or settings.listen
+    # Before anything is made: what is configured wrong must not be found out after an hour of catching up.
+    webhook = _webhook(run)
+    log = log_to_stderr()
+    stop = threading.Event()
+    health, metrics = Health(healthy_seconds=settings.healthy_seconds), Metrics()
+    with ExitStack() as stack:
+        store = stack.enter_context(run.ledger_with_events())
+        start = _start(run, store, watch.start)
+        if listen is not None:
+            address = stack.enter_context(serving(listen, application(metrics.registry, health)))
+            log.info("listening", address=address)
+        stack.enter_context(stopped_by_signals(stop, only_if=True))
+        following = stack.enter_context(closing(_following(run, store, watch, start, _waiting(health, log))))
+        pair = stack.enter_context(closing(_pair(run, store, watch, log)))
+        rounds = Rounds(store, pair, chunk_seconds=settings.chunk_seconds, load_max=settings.load_max)
+        stack.callback(rounds.release)
+        reactions = Reactions(store, pair.name, metrics=metrics, log=log, now=lambda: run.now)
+        if webhook is not None:
+            stack.enter_context(_alerting(store, pair.name, webhook, reactions, log))
+        watching = Watching(
+            following,
+            rounds,
+            reactions,
+            metrics=metrics,
+            health=health,
+            log=log,
+            rounds_max=watch.rounds,
+            parked=lambda: _parked(store, following),
+            now=lambda: run.now,
+        )
+        watched = watching.run(stop.is_set)
+        live = "foreign" if watch.live else "read_model"
+        return watched_answer(store, pair.name, watched, live=live, explain=explain)
+
+
+def _webhook(run: Run) -> Webhook | None:
+    alerts = run.settings.alerts
+    url = alerts.url()
+    if url is None:
+        return None
+    return Webhook(
+        url=url,
+        headers=alerts.header_values(),
+        interval_seconds=alerts.interval_seconds,
+        timeout_seconds=alerts.timeout_seconds,
+    )
+
+
+@contextmanager
+def _alerting(store: Store, comparison: str, webhook: Webhook, reactions: Reactions, log: Log) -> Iterator[None]:
+    """Send alerts meanwhile."""
+
+    def unwell(words: str) -> None:
+        log.error("alerts are not sent", error=words)
+
+    with closing(AlertSender(store, comparison, webhook, told=reactions.told, unwell=unwell)) as sender:
+        reactions.alert_by(sender.wake)
+        sender.start()
+        yield
+
+
+def _following(run: Run, store: Store, watch: Watch, start: Start, waiting: Waiting) -> Following:
+    events = run.settings.watch.batch_events or LIVE_EVENTS
+    shared: dict[str, Any] = {"name": watch.shadow, "start": start, "restart": watch.restart, "batch_events": events}
+    if watch.source == "store":
+        return StoreShadow(store, now=lambda: run.now, **shared)
+    from consumers.topic_shadow import TopicShadow
+
+    return TopicShadow(store, run.kafka(), run.topic(watch.topic), waiting=waiting, now=lambda: run.now, **shared)
+
+
+def _waiting(health: Health, log: Log) -> Waiting:
+    """Return what hears why brokers keep the shadow waiting, and of nothing more when they answer again."""
+
+    def waiting(words: str) -> None:
+        health.waits_for(words or None)
+        if words:
+            log.warning("waiting", reason=words)
+        else:
+            log.info("goes on")
+
+    return waiting
+
+
+def _start(run: Run, store: Store, words: str | None) -> Start:
+    """Return what a new shadow begins with, as --start says."""
+    if words is None or words == "zero":
+        return Start()
+    if words == "checkpoint":
+        return Start(checkpoints=Checkpoints(run.data / "checkpoints", store.ledger_id, CORE))
+    if words.isdecimal():
+        return Start(generation=int(words))
+    raise UsageError(
+        f"a shadow does not start from {words!r}", next_step="use zero, checkpoint or a generation's number"
+    )
+
+
+def _pair(run: Run, store: Store, watch: Watch, log: Log) -> Pair:
+    if watch.live is None:
+        own = OwnPair(store, watch.shadow)
+        own.name = _named(own.name, watch)
+        return own
+    rows = ShadowRows(store, watch.shadow) if watch.source == "store" else _topic_rows(run, store, watch)
+    pair = ForeignPair(ForeignTable(watch.live), rows, rejects=UnreadRows(log).add)
+    # A store may be compared with several live tables, each with findings of its own.
+    pair.name = _named(f"live {pair.foreign.where}", watch)
+    return pair
+
+
+def _named(name: str, watch: Watch) -> str:
+    return name if watch.shadow == SHADOW else f"{name}, shadow {watch.shadow}"
+
+
+def _topic_rows(run: Run, store: Store, watch: Watch) -> ShadowRows:
+    """Return a shadow's rows whose log is a topic."""
+    from replay.topic.accounts import TopicAccounts
+    from replay.topic.refusals import topic_named
+
+    kafka, name = run.kafka(), run.topic(watch.topic)
+
+    def head() -> dict[int, int]:
+        return {partition: bounds.stable for partition, bounds in topic_named(kafka, name).partitions.items()}
+
+    return ShadowRows(
+        store,
+        watch.shadow,
+        source_of=lambda _: TopicAccounts(kafka, name, until=head()),
+        head_of=lambda _: head(),
+    )
+
+
+def _parked(store: Store, following: Following) -> int:
+    with store.snapshot() as connection:
+        return read_model.parked(connection, following.shadow.number).height

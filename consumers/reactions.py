@@ -1,0 +1,143 @@
+"""What is done about what a comparison finds: the tables of findings and incidents, log lines, metrics, alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from consumers.alerts import Attempt
+from consumers.differences import difference_of
+from consumers.metrics import Metrics
+from ledger import findings, incidents
+from ledger.findings import Changes, Counts, Finding, Keys, Look
+from ledger.store import Store
+from replay.certificate import Position
+from replay.comparison.chunk import Chunk, Settled
+from schemas import format_time
+
+__all__ = ["Log", "Reactions"]
+
+#: Findings of one kind that one look may log a line each of; all of them are in the table.
+LOGGED_MAX = 100
+#: Suspected accounts that the line of a look names.
+NAMED_MAX = 10
+
+
+class Log(Protocol):
+    """What log lines go to: what happened in a few words, and its values by name."""
+
+    def info(self, event: str, **values: object) -> object:
+        """Say that something happened."""
+
+    def warning(self, event: str, **values: object) -> object:
+        """Say that somebody should look at something."""
+
+    def error(self, event: str, **values: object) -> object:
+        """Say that something does not work."""
+
+
+class Reactions:
+    """Takes note of what one comparison finds, each thing once, and tells who should know."""
+
+    def __init__(
+        self,
+        store: Store,
+        comparison: str,
+        *,
+        metrics: Metrics,
+        log: Log,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._store = store
+        self._comparison = comparison
+        self._metrics = metrics
+        self._log = log
+        self._now = now
+        self._alert: Callable[[], None] = lambda: None
+
+    def alert_by(self, alert: Callable[[], None]) -> None:
+        """Call `alert` from now on when something may be due for the webhook."""
+        self._alert = alert
+
+    def counts(self) -> Counts:
+        """Return how many accounts have open findings, as the table has them now."""
+        with self._store.snapshot() as connection:
+            found = findings.counts(connection, self._comparison)
+        self._metrics.counted(found)
+        return found
+
+    def saw(self, chunk: Chunk, after: str | None) -> Counts:
+        """Take note of a chunk that began behind the key `after`."""
+        reasons = {each.account_id: each.reason for each in chunk.uncompared}
+        differences = [difference_of(each) for each in chunk.drifted]
+        look = Look(differences, chunk.suspected, reasons, _json(chunk.position))
+        return self._note(look, Keys(after, chunk.until))
+
+    def settled(self, settled: Settled, position: Position) -> Counts:
+        """Take note of what became of suspected accounts."""
+        reasons = {each.account_id: each.reason for each in settled.uncompared}
+        differences = [difference_of(each) for each in settled.drifted]
+        look = Look(differences, [], reasons, _json(position))
+        return self._note(look, sorted({*(each.account_id for each in differences), *settled.same, *reasons}))
+
+    def round_found_none(self) -> None:
+        """End the incident, if there is one: a whole round found no drift."""
+        now = format_time(self._now())
+        with self._store.writing() as connection:
+            healed = incidents.healed(connection, self._comparison, now=now)
+        if healed is not None:
+            self._log.info("incident over", incident=healed.id, opened_at=healed.opened_at, drifted=healed.drifted)
+            self._alert()
+
+    def told(self, attempt: Attempt) -> None:
+        """Take note of an attempt to tell the webhook; called by the thread that sends."""
+        self._metrics.alerts.labels(attempt.kind, attempt.result).inc()
+        values = {"kind": attempt.kind, "incident": attempt.incident}
+        if attempt.result == "sent":
+            self._log.info("alert sent", **values)
+        elif attempt.result == "failed":
+            self._log.warning("alert failed", error=attempt.error, again_at=attempt.again_at, **values)
+        else:
+            advice = "correct [alerts] in the TOML file and start again"
+            self._log.error("alert refused, and not sent again", error=attempt.error, next_step=advice, **values)
+
+    def _note(self, look: Look, among: Keys | Sequence[str]) -> Counts:
+        now = format_time(self._now())
+        with self._store.writing() as connection:
+            changes = findings.found(connection, self._comparison, look, among=among, now=now)
+            counts = findings.counts(connection, self._comparison)
+            begun = incidents.begun(connection, self._comparison, counts.drifted, now=now)
+        self._metrics.counted(counts)
+        self._say(changes)
+        if begun is not None:
+            self._log.warning("incident begun", incident=begun.id, drifted=begun.drifted)
+            self._alert()
+        return counts
+
+    def _say(self, changes: Changes) -> None:
+        log = self._log
+        self._each(log.warning, "drift found", changes.drifted, ("field", "live", "replayed", "cause", "first_event"))
+        if changes.suspected:
+            # On a busy table there are many, of which most come to nothing: one line for all of a look.
+            first = [each.account_id for each in changes.suspected[:NAMED_MAX]]
+            log.info("suspected", accounts=len(changes.suspected), first=first)
+        self._each(log.warning, "not compared", changes.uncompared, ("evidence",))
+        self._each(log.info, "healed", changes.healed, ("field", "cause", "opened_at"))
+
+    def _each(self, say: Callable[..., object], event: str, found: Sequence[Finding], names: tuple[str, ...]) -> None:
+        for each in found[:LOGGED_MAX]:
+            values = {_WORDS.get(name, name): getattr(each, name) for name in names}
+            say(event, account_id=each.account_id, **values)
+        if len(found) > LOGGED_MAX:
+            say(f"{event}: more", findings=len(found) - LOGGED_MAX)
+
+
+#: What log lines call the columns of the table that have another name here.
+_WORDS = {"cause": "class", "evidence": "reason"}
+
+
+def _json(position: Position) -> str:
+    return msgspec.json.encode(position).decode()

@@ -1,0 +1,239 @@
+"""The shadow of a topic: a member of a consumer group that folds what its partitions have into rows of the database.
+
+Instances of one shadow share the partitions. Where each is read from is in the database and nowhere else: a batch is
+one transaction that locks the shadow, moves the positions of its partitions by compare-and-set, and only then looks at
+the rows. An instance that was too slow, or lost a partition while it held a batch of it, finds the position moved: the
+batch is forgotten, and it goes on from where the shadow is. So it does not matter when a partition is taken away.
+
+Brokers that do not answer are waited for. What cannot be read, or is not there any more, stops the shadow: it jumps
+over nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import polars as pl
+from msgspec import structs
+from sqlalchemy import Connection as Session
+
+from consumers.shadow import Step
+from consumers.shadow_start import Start
+from consumers.topic_group import Group, Range
+from consumers.topic_shadow_start import begin_topic, refuse_lost, refuse_other_topic
+from ledger import shadows
+from ledger.shadows import Shadow
+from ledger.store import Store
+from replay.topic.client import PartitionStopped, Waiting
+from replay.topic.connection import Connection
+from replay.topic.metadata import Topic, describe
+from replay.topic.refusals import stopped_error, topic_named
+from replay.topic_rows import Taken, apply, taken
+from schemas import PoisonEvent, decode, format_time
+from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
+
+__all__ = ["TopicShadow"]
+
+#: Seconds between two looks whether the topic is still the one that it was.
+LOOK_SECONDS = 5.0
+
+#: How long such a look may take: a step that waits for brokers ends soon, too.
+LOOK_SECONDS_MAX = 5.0
+
+
+class TopicShadow:
+    """A shadow that follows a topic; a new one begins as `start` says, one that exists goes on where it is.
+
+    `restart` drops it first. A step takes up to `batch_events` of all partitions that the group gives to this instance,
+    and waits up to `poll_seconds` where there is nothing; `waiting` is told why the brokers keep it waiting, and an
+    empty text when it goes on. `at` is called by the name of each place between read and commit. RefusedError and
+    UsageError as of `consumers.topic_shadow_start.begin_topic`; BrokerError where the brokers do not answer at first.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        connection: Connection,
+        topic: str,
+        *,
+        name: str = "shadow",
+        start: Start = Start(),
+        restart: bool = False,
+        batch_events: int = 5_000,
+        poll_seconds: float = 0.2,
+        waiting: Waiting | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        at: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._store = store
+        self._connection = connection
+        self._quick = structs.replace(
+            connection, stall_timeout_seconds=min(LOOK_SECONDS_MAX, connection.stall_timeout_seconds)
+        )
+        self._batch_events = batch_events
+        self._poll_seconds = poll_seconds
+        self._waiting = waiting
+        self._at = at
+        self._is_waiting = False
+        self._topic = topic_named(connection, topic)
+        self._shadow = begin_topic(store, self._topic, name, start, restart=restart, created_at=format_time(now()))
+        self._positions = self._level()
+        self._is_level = False
+        # Looked at again, since its ends as they were before may be behind where other instances are by now.
+        self._look()
+        self._heads = {partition: bounds.stable for partition, bounds in self._topic.partitions.items()}
+        self._group = Group(connection, topic, f"ledger-replay-{store.ledger_id}-{name}")
+
+    @property
+    def shadow(self) -> Shadow:
+        """The shadow as it is registered now."""
+        return self._shadow
+
+    def step(self) -> Step:
+        """Apply at most one batch; where another instance was faster, nothing is applied and the step says so.
+
+        RefusedError where the topic has lost what comes next, was made again, or cannot be read there; BrokerRefused
+        where a broker says no. A transaction that is open on the topic, or brokers that do not answer, only leave the
+        shadow behind.
+        """
+        try:
+            found = self._moved_on()
+        except BrokerRefused:
+            raise
+        except BrokerError as error:
+            self._waits(f"the shadow {self._shadow.name!r} waits: {error.what}")
+            time.sleep(self._poll_seconds)
+            return self._step()
+        self._waits("")
+        return found
+
+    def close(self) -> None:
+        """Leave the group, so that other instances have its partitions at once; the shadow stays where it is."""
+        self._group.close()
+
+    def _moved_on(self) -> Step:
+        try:
+            return self._stepped()
+        except PositionMoved:
+            self._shadow = self._found_again()
+            self._is_level = False
+            self._positions = self._level()
+            return self._step()
+        except PartitionStopped as stopped:
+            # Where records are gone, how the topic is now says more of it.
+            self._look()
+            raise stopped_error(self._connection, self._topic.name, stopped) from stopped
+
+    def _stepped(self) -> Step:
+        if time.monotonic() >= self._looked_at + LOOK_SECONDS:
+            self._look()
+        # Before anything is read, so that what is read is not taken for all that there is.
+        known = {partition: bounds.stable for partition, bounds in self._topic.partitions.items()}
+        self._heads = known | self._group.heads(sorted(known))
+        if self._group.is_moved or not self._is_level:
+            self._positions = self._level()
+            self._group.seek(self._positions)
+        # What is read is only good where it is written: everything else begins again at the stored positions.
+        self._is_level = False
+        ranges = self._group.read(self._batch_events, self._poll_seconds)
+        if not ranges:
+            self._is_level = True
+            # Other instances go on, or one begins the shadow anew.
+            with self._store.snapshot() as session:
+                self._positions = self._stored(session)
+            return self._step()
+        self._at("read")
+        batch = taken(each.chunk for each in ranges)
+        self._at("fold")
+        self._write(ranges, batch)
+        self._is_level = True
+        return self._step(batch)
+
+    def _write(self, ranges: list[Range], batch: Taken) -> None:
+        with self._store.writing() as session:
+            shadows.lock(session, self._shadow)
+            for after, chunk in ranges:
+                shadows.advance(session, self._shadow, chunk.partition, after=after, until=chunk.next_offset)
+            apply(session, self._shadow, batch)
+            self._at("write")
+            positions = shadows.positions(session, self._shadow)
+            self._at("commit")
+        self._positions = positions
+        self._at("committed")
+
+    def _look(self) -> None:
+        """Refuse a topic that is not what it was, or has lost what comes next."""
+        topic = describe(self._quick, self._topic.name)
+        self._looked_at = time.monotonic()
+        if topic is None:
+            raise RefusedError(
+                "the topic is gone", where=f"topic {self._topic.name!r}", next_step="follow the store, or another topic"
+            )
+        self._check(topic)
+        if topic.partitions.keys() != self._topic.partitions.keys():
+            self._is_level = False
+        self._topic = topic
+
+    def _check(self, topic: Topic) -> None:
+        refuse_other_topic(self._shadow, topic.name, topic.topic_id)
+        with self._store.snapshot() as session:
+            positions = shadows.positions(session, self._shadow)
+        # It was described before they were read: other instances may be past its ends by now, and it has more then.
+        mine = {at: min(position, self._positions.get(at, 0)) for at, position in positions.items()}
+        refuse_lost(topic, self._shadow.name, mine)
+
+    def _level(self) -> dict[int, int]:
+        """Return the positions as they are stored, new partitions with them."""
+        with self._store.snapshot() as session:
+            positions = self._stored(session)
+        if self._topic.partitions.keys() <= positions.keys():
+            return positions
+        with self._store.writing() as session:
+            shadows.lock(session, self._shadow)
+            shadows.add_partitions(session, self._shadow, self._topic.partitions)
+            return self._stored(session)
+
+    def _stored(self, session: Session) -> dict[int, int]:
+        positions = shadows.positions(session, self._shadow)
+        if not positions:
+            raise PositionMoved(
+                f"another process dropped the shadow {self._shadow.name!r}, or began it anew",
+                next_step="run again; nothing of this run was written",
+            )
+        return positions
+
+    def _found_again(self) -> Shadow:
+        with self._store.snapshot() as session:
+            found = shadows.find(session, self._shadow.name)
+        if found is None:
+            raise RefusedError(
+                f"the shadow {self._shadow.name!r} was dropped while it was followed", next_step="start it again"
+            )
+        return refuse_other_topic(found, self._topic.name, self._topic.topic_id)
+
+    def _step(self, batch: Taken | None = None) -> Step:
+        events, newest = 0, None
+        if batch is not None:
+            events, newest = batch.events.height, _newest(batch)
+        # An open transaction keeps the end of what is committed back: what is behind it is to come, too.
+        lags = [
+            max(self._heads.get(at, 0), bounds.high) - self._positions.get(at, 0)
+            for at, bounds in self._topic.partitions.items()
+        ]
+        return Step(events, dict(self._positions), dict(self._heads), sum(max(lag, 0) for lag in lags), newest)
+
+    def _waits(self, why: str) -> None:
+        if self._is_waiting == bool(why):
+            return
+        self._is_waiting = bool(why)
+        if self._waiting is not None:
+            self._waiting(why)
+
+
+def _newest(batch: Taken) -> datetime | None:
+    """Return when the newest of the partitions' last events was recorded: partitions are written in order."""
+    last = batch.events.group_by("partition").agg(pl.col("state").sort_by("position").last())["state"]
+    moments = [event.recorded_at for event in map(decode, last) if not isinstance(event, PoisonEvent)]
+    return max(moments, default=None)

@@ -1,0 +1,310 @@
+"""The one loop of a shadow that is compared for ever: follow a batch, compare a chunk, settle, react, again.
+
+The two are compared at one position, so a comparison is exact however far the shadow is behind. It costs more then,
+since every account that moved meanwhile is replayed alone: so nothing is compared before the shadow has caught up
+once, and after that while it is behind by more than `lag_events_max`, but for no longer than `lag_seconds_max`.
+
+What does not answer (the database, a broker, the live table) is waited for, longer each time, and said; what says no
+ends the loop.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple, Protocol
+
+import psycopg
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from consumers.health import Health
+from consumers.metrics import Metrics
+from consumers.reactions import Log, Reactions
+from consumers.shadow import Following, Step
+from replay.certificate import Position
+from replay.comparison.chunk import Chunk, Settled
+from schemas.errors import BrokerError, BrokerRefused, PositionMoved, StoreError
+
+__all__ = ["Comparing", "Limits", "Watched", "Watching"]
+
+
+class Round(Protocol):
+    """A whole round: EQUAL, DRIFT or INCOMPARABLE, and how many accounts it compared."""
+
+    @property
+    def verdict(self) -> str:
+        """What the round came to."""
+
+    @property
+    def compared(self) -> int:
+        """Accounts on either side."""
+
+    @property
+    def drifted(self) -> list[str]:
+        """Accounts that differ for certain."""
+
+
+class Comparing(Protocol):
+    """A comparison that goes on for ever, a chunk at a time (`replay.comparison.rounds`)."""
+
+    @property
+    def after(self) -> str | None:
+        """The key that the next chunk begins behind, None at the beginning of a round."""
+
+    @property
+    def result(self) -> Round | None:
+        """The last whole round, None where this process has not compared all of it."""
+
+    def due(self) -> bool:
+        """Say whether a chunk may be compared now."""
+
+    def step(self) -> Chunk | None:
+        """Compare a chunk; None while another process compares, and once after it did."""
+
+    def settle(self) -> Settled:
+        """Look at the suspected accounts once more."""
+
+    def oldest_age_seconds(self, now: datetime) -> float | None:
+        """Return how long ago the chunk was compared that has waited longest, None before the first whole round."""
+
+    def close(self) -> None:
+        """Let go of connections; the next step goes on where the round is."""
+
+    def release(self) -> None:
+        """Close, and let another process compare at once."""
+
+
+class Limits(NamedTuple):
+    """When to compare although the shadow is behind, and how long to wait for what is not there."""
+
+    lag_events_max: int = 10_000
+    lag_seconds_max: float = 30.0
+    poll_seconds: float = 0.1
+    settle_seconds: float = 0.2
+    # A small ledger is compared in no time, and need not be compared all the time.
+    rounds_apart_seconds: float = 1.0
+    pause_seconds: float = 0.5
+    pause_seconds_max: float = 30.0
+
+
+class Watched(NamedTuple):
+    """What a run of the loop came to.
+
+    `rounds` were begun and ended by it; `compared` are the accounts of the last of them. `position` is None where the
+    shadow made no step.
+    """
+
+    rounds: int
+    compared: int
+    events: int
+    position: Position | None
+
+
+class Watching:
+    """A shadow that follows and is compared until it is told to stop, or for a number of whole rounds."""
+
+    def __init__(
+        self,
+        following: Following,
+        comparing: Comparing,
+        reactions: Reactions,
+        *,
+        metrics: Metrics,
+        health: Health,
+        log: Log,
+        rounds_max: int | None = None,
+        limits: Limits = Limits(),
+        parked: Callable[[], int] = lambda: 0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._following = following
+        self._comparing = comparing
+        self._reactions = reactions
+        self._metrics = metrics
+        self._health = health
+        self._log = log
+        self._rounds_max = rounds_max
+        self._limits = limits
+        self._parked = parked
+        self._now = now
+        self._rounds = 0
+        self._compared = 0
+        self._events = 0
+        self._suspected = 0
+        self._position: Position | None = None
+        self._first_position: Position | None = None
+        self._newest_at: datetime | None = None
+        self._has_caught_up = False
+        self._behind_since: float | None = None
+        self._round_began = -math.inf
+        self._settled_at = 0.0
+        self._pause = 0.0
+        # Once nothing may be compared where another process has just ended; twice it has not.
+        self._times_elsewhere = 0
+
+    def run(self, should_stop: Callable[[], bool]) -> Watched:
+        """Follow and compare until `should_stop`, or until the rounds are done and nothing is suspected any more.
+
+        RefusedError and whatever else waiting does not help against end it; what does not answer is waited for.
+        """
+        shadow = self._following.shadow
+        self._log.info("started", shadow=shadow.name, source=shadow.source, started_from=shadow.started_from)
+        self._metrics.up.set(1)
+        try:
+            while not (should_stop() or self._is_done()):
+                self._health.stepped()
+                try:
+                    if not self._once():
+                        time.sleep(self._limits.poll_seconds)
+                except PositionMoved as error:
+                    # Another instance was faster; the next step begins where things are by now.
+                    self._log.info("moved by another process", reason=error.what)
+                except Exception as error:
+                    if not _is_outage(error):
+                        raise
+                    self._wait_for(error, should_stop)
+        finally:
+            self._metrics.up.set(0)
+            self._ready("the loop has ended")
+        self._log.info("ended", rounds=self._rounds, events=self._events, position=self._position)
+        return Watched(self._rounds, self._compared, self._events, self._position)
+
+    def _is_done(self) -> bool:
+        return self._rounds_max is not None and self._rounds >= self._rounds_max and self._suspected == 0
+
+    def _once(self) -> bool:
+        """Do each thing once, and say whether there was something to do."""
+        step = self._following.step()
+        self._stepped(step)
+        did = step.events > 0
+        if self._may_compare(step) and self._comparing.due():
+            did = self._compare() or did
+        if self._suspected and time.monotonic() - self._settled_at >= self._limits.settle_seconds:
+            self._settle(step)
+        self._answered()
+        return did
+
+    def _stepped(self, step: Step) -> None:
+        self._events += step.events
+        self._position = step.position
+        self._newest_at = step.recorded_at or self._newest_at
+        self._metrics.stepped(step, newest_at=self._newest_at, now=self._now())
+        is_near = step.lag_events <= self._limits.lag_events_max
+        self._behind_since = None if is_near else self._behind_since or time.monotonic()
+        if self._first_position is None:
+            self._first_position = step.position
+        # A shadow that is near without having moved may only not have begun to read.
+        has_moved = step.events > 0 or step.position != self._first_position
+        if is_near and (has_moved or step.lag_events == 0) and not self._has_caught_up:
+            self._has_caught_up = True
+            self._log.info("caught up", position=step.position, events=self._events)
+            self._suspected = self._reactions.counts().suspected
+            self._metrics.parked_accounts.set(self._parked())
+
+    def _may_compare(self, step: Step) -> bool:
+        if not self._has_caught_up:
+            return False
+        now = time.monotonic()
+        if self._comparing.after is None and now - self._round_began < self._limits.rounds_apart_seconds:
+            return False
+        if step.lag_events <= self._limits.lag_events_max or self._behind_since is None:
+            return True
+        return now - self._behind_since >= self._limits.lag_seconds_max
+
+    def _compare(self) -> bool:
+        after = self._comparing.after
+        if after is None:
+            self._round_began = time.monotonic()
+        chunk = self._comparing.step()
+        age = self._comparing.oldest_age_seconds(self._now())
+        if age is not None:
+            self._metrics.oldest_uncompared_chunk_age_seconds.set(age)
+        self._times_elsewhere = 0 if chunk is not None else self._times_elsewhere + 1
+        if chunk is None:
+            if self._times_elsewhere == 2:
+                self._log.info("another process compares; this one follows, and takes over when that one ends")
+            return False
+        self._suspected = self._reactions.saw(chunk, after).suspected
+        if chunk.until is None:
+            self._whole()
+        return True
+
+    def _whole(self) -> None:
+        """Take note that a round is whole, if this process has compared all of it."""
+        found = self._comparing.result
+        self._metrics.parked_accounts.set(self._parked())
+        # Of a round that another process began, what happened since to the accounts that it had compared is not known.
+        if found is None:
+            return
+        seconds = time.monotonic() - self._round_began
+        self._metrics.rounds.labels(found.verdict).inc()
+        self._metrics.round_seconds.observe(seconds)
+        if not found.drifted:
+            self._reactions.round_found_none()
+        self._rounds += 1
+        self._compared = found.compared
+        counts = self._reactions.counts()
+        self._log.info(
+            "round finished",
+            verdict=found.verdict,
+            compared=found.compared,
+            drifted=counts.drifted,
+            suspected=counts.suspected,
+            uncompared=counts.uncompared,
+            seconds=round(seconds, 3),
+            position=self._position,
+        )
+
+    def _settle(self, step: Step) -> None:
+        self._settled_at = time.monotonic()
+        self._suspected = self._reactions.settled(self._comparing.settle(), step.position).suspected
+
+    def _answered(self) -> None:
+        """Take note that all that was asked has answered."""
+        if self._pause:
+            self._log.info("goes on")
+        self._pause = 0.0
+        self._ready(None if self._has_caught_up else "the shadow has not caught up yet")
+
+    def _ready(self, why_not: str | None) -> None:
+        self._health.ready(why_not)
+        self._metrics.ready.set(0 if self._health.why_not_ready else 1)
+
+    def _wait_for(self, error: Exception, should_stop: Callable[[], bool]) -> None:
+        """Wait for what does not answer, longer each time in a row."""
+        words = str(getattr(error, "orig", None) or error).splitlines()[0]
+        self._pause = min(max(self._limits.pause_seconds, 2 * self._pause), self._limits.pause_seconds_max)
+        self._metrics.errors.inc()
+        self._ready(words)
+        self._log.error("does not answer", error=words, again_in_seconds=self._pause)
+        self._comparing.close()
+        again_at = time.monotonic() + self._pause
+        while not should_stop() and time.monotonic() < again_at:
+            self._health.stepped()
+            time.sleep(min(self._limits.poll_seconds, self._pause))
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether an error says that something does not answer now, and may later."""
+    if isinstance(error, BrokerRefused):
+        return False
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, _OUTAGES)
+
+
+_OUTAGES = (
+    BrokerError,
+    StoreError,
+    InterfaceError,
+    OperationalError,
+    PoolTimeoutError,
+    # Rows are read in bulk through the driver itself, whose errors SQLAlchemy does not see then.
+    psycopg.InterfaceError,
+    psycopg.OperationalError,
+    sqlite3.OperationalError,
+)

@@ -1,0 +1,1 @@
+"""Comparison of live rows with what replay says, in key order, chunk by chunk, for ever or once."""

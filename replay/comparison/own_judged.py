@@ -1,0 +1,169 @@
+"""What becomes of an account that is not plainly equal: it is replayed alone up to the position of live, and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import polars as pl
+from sqlalchemy import Connection
+
+from ledger import shadows
+from ledger.read_model import ROW_SCHEMA, Generation
+from ledger.shadows import Shadow
+from ledger.store import Store
+from replay.comparison.chunk import Uncompared
+from replay.comparison.own_rows import Row, Stored
+from replay.comparison.own_typed import stored, typed, untyped
+from replay.differences import OWN_FIELDS, Drifted, Value
+from replay.explain import entries, explained
+from replay.gate import Parked
+from replay.steps import Steps, steps
+from replay.store_source import StoreSource
+
+__all__ = ["Judge", "Verdicts"]
+
+_COLUMNS = tuple(name for name in ROW_SCHEMA if name != "account_id")
+
+
+class Verdicts(NamedTuple):
+    """Differences that are certain, and accounts that could not be compared."""
+
+    drifted: list[Drifted]
+    uncompared: list[Uncompared]
+
+    def add(self, other: Verdicts) -> None:
+        """Take in those of other accounts."""
+        self.drifted.extend(other.drifted)
+        self.uncompared.extend(other.uncompared)
+
+
+class Judge:
+    """Judges accounts by the log up to the position of live, in the snapshot of the connection.
+
+    `parked` is what is parked on the live side, and on that of the shadow, by account.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        connection: Connection,
+        live: Generation,
+        shadow: Shadow,
+        parked: list[dict[str, str]],
+    ) -> None:
+        self._source = StoreSource(store, connection)
+        self._live = live
+        self._live_parked, self._shadow_parked = parked
+        # A topic's offsets say nothing of the store; a shadow that follows the store is at a position of it.
+        at = shadows.positions(connection, shadow).get(0) if shadow.source == "store" else None
+        self._is_shadow_ahead = at is not None and at >= live.position
+        self._follows_store = at is not None
+
+    def judged(self, rows: list[Row]) -> Verdicts:
+        """Judge some accounts."""
+        found = steps(self._source, [row.account_id for row in rows], until=self._live.position)
+        uncompared = [
+            Uncompared(account_id=row.account_id, reason=reason)
+            for row in rows
+            if (reason := self._why_uncompared(row.account_id, found.parked)) is not None
+        ]
+        # A live row that is parked waits at its version: up to there it is judged.
+        waits = {
+            row.account_id: row.live_version
+            for row in rows
+            if row.account_id in self._live_parked and row.account_id not in found.parked
+        }
+        found = _until_versions(found, waits)
+        said = stored(found.rows())
+        wrong = [row for row in rows if self._is_wrong(row, said.get(row.account_id), found.parked)]
+        shadow_wrong = [row for row in rows if self._is_shadow_wrong(row, said.get(row.account_id), found.parked)]
+        return Verdicts([*_drifted(wrong, said, found), *_drifted(shadow_wrong, said, found, shadow=True)], uncompared)
+
+    def _why_uncompared(self, account_id: str, parked: dict[str, Parked]) -> str | None:
+        if account_id in parked:
+            found = parked[account_id]
+            return f"{found.reason} at version {found.version}: {found.details}".removesuffix(": ")
+        if account_id in self._live_parked:
+            return f"live waits: {self._live_parked[account_id]}"
+        reason = self._shadow_parked.get(account_id)
+        return None if reason is None else f"the shadow waits: {reason}"
+
+    def _is_wrong(self, row: Row, said: Stored | None, parked: dict[str, Parked]) -> bool:
+        """Whether live differs from what the log says; where that cannot vouch for it, from the shadow as well."""
+        if row.live == said:
+            return False
+        return row.account_id not in parked or row.live != row.shadow
+
+    def _is_shadow_wrong(self, row: Row, said: Stored | None, parked: dict[str, Parked]) -> bool:
+        """Whether the shadow's row differs where live is what the log says, and no position can explain it."""
+        name = row.account_id
+        if (
+            row.live == row.shadow
+            or row.live != said
+            or any(name in some for some in (parked, self._live_parked, self._shadow_parked))
+        ):
+            return False
+        if row.shadow is not None and row.shadow_version == row.live_version:
+            return True
+        if row.shadow_version > (row.head_version or 0) or row.shadow_version < 0:
+            return True
+        return self._follows_store and (row.shadow_version < row.live_version) == self._is_shadow_ahead
+
+
+def _until_versions(found: Steps, versions: dict[str, int]) -> Steps:
+    """Let the steps of some accounts end at a version."""
+    if not versions:
+        return found
+    ends = pl.DataFrame({"account_id": list(versions), "until": list(versions.values())}, schema=_ENDS)
+    kept = found.frame.join(ends, on="account_id", how="left", maintain_order="left")
+    is_kept = pl.col("until").is_null() | (pl.col("version") <= pl.col("until"))
+    return Steps(kept.filter(is_kept).drop("until"), found.parked)
+
+
+_ENDS = {"account_id": pl.String, "until": pl.Int64}
+
+
+def _drifted(rows: list[Row], said: dict[str, Stored], found: Steps, *, shadow: bool = False) -> list[Drifted]:
+    """Return each difference of accounts of which live is wrong, or the shadow's row, explained."""
+    told: list[Drifted] = []
+    plain: list[tuple[Any, ...]] = []
+    for row in rows:
+        # Beside a log that cannot vouch for the account there is only the other row.
+        other = row.shadow if shadow or row.account_id in found.parked else said.get(row.account_id)
+        pair = [None if side is None else typed(side) for side in (row.live, other)]
+        if any(mine is not None and untyped(mine) != side for mine, side in zip(pair, (row.live, other), strict=True)):
+            told.extend(_strange(row, other, "shadow_wrong" if shadow else "foreign_write"))
+        else:
+            live, replayed = (side or (None,) * len(_COLUMNS) for side in pair)
+            plain.append((row.account_id, *live, *replayed))
+    if not plain:
+        return told
+    wrong = pl.DataFrame(plain, schema=_WRONG, orient="row").sort("account_id")
+    return told + entries(wrong, explained(found, wrong, fields=OWN_FIELDS), fields=OWN_FIELDS)
+
+
+_WRONG = {**ROW_SCHEMA, **{f"replayed_{name}": ROW_SCHEMA[name] for name in _COLUMNS}}
+
+
+def _strange(row: Row, other: Stored | None, code: str) -> Iterable[Drifted]:
+    """Return the differences of a row with a value that no writer of ours writes."""
+    live = row.live or (None,) * len(_COLUMNS)
+    for name, mine, its in zip(_COLUMNS, live, other or (None,) * len(_COLUMNS), strict=True):
+        if mine != its:
+            yield Drifted(
+                account_id=row.account_id,
+                field=name,
+                live=_value(mine),
+                replayed=_value(its),
+                difference=mine - its if isinstance(mine, int) and isinstance(its, int) else None,
+                cause=code,
+                first_event=None,
+                evidence=f"a value that the ledger never writes: {name}",
+            )
+
+
+def _value(value: Any) -> Value:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, int) else str(value)

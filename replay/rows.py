@@ -1,0 +1,108 @@
+"""What events make of rows of the read model: the gate, the folds and the merge of a full replay, on rows.
+
+The state of an account lives in its row, so a batch needs the rows of its accounts and nothing else. Folding touches
+no database, so it can be done before a write transaction begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import polars as pl
+from sqlalchemy import Connection
+
+from ledger import read_model
+from projections import ACCOUNT_STATUS, BALANCES, account_rows
+from replay.full_replay import overflows
+from replay.gate import Gate, Parked
+from schemas import PoisonEvent
+
+__all__ = ["PARKED_SCHEMA", "Folded", "fold", "parked_frame", "stored_rows", "touched", "write"]
+
+#: What is parked, as `ledger_parked` keeps it: the first version that is not in the row, and why.
+PARKED_SCHEMA = pl.Schema({"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()})
+
+
+class Folded(NamedTuple):
+    """What a batch came to: the rows that it `changed` (`ROW_SCHEMA`), the accounts that it leaves parked, by id.
+
+    `account_ids` are all accounts that it touched; `gate` is the one that judged it, with what waits behind a gap.
+    """
+
+    account_ids: list[str]
+    changed: pl.DataFrame
+    parked: dict[str, Parked]
+    gate: Gate
+
+
+def touched(events: pl.DataFrame, poison: list[PoisonEvent]) -> list[str]:
+    """Return the accounts that events are of, readable or not, in no order."""
+    keys = [events["account_id"], pl.Series([found.account_id for found in poison], dtype=pl.String())]
+    return pl.concat(keys).unique().drop_nulls().to_list()
+
+
+def fold(
+    rows: pl.DataFrame,
+    events: pl.DataFrame,
+    poison: list[PoisonEvent],
+    *,
+    copies: Callable[[pl.DataFrame], pl.DataFrame],
+    links: bool = False,
+) -> Folded:
+    """Return what events and poison events make of the rows (`ROW_SCHEMA`) of all accounts that they touch.
+
+    `copies` and `links` are those of `replay.gate.Gate`. A repeat was folded before, and a hole or a poison event
+    parks; lost ends are for heads to find, which a batch does not look at.
+    """
+    gate = Gate(last=rows.select("account_id", "version", "chain"), links=links)
+    admitted = gate.admit(events, poison)
+    parked = gate.parked(None, copies)
+    moved = admitted.lazy().select("account_id").unique()
+    merged = BALANCES.merge(_balances_of(rows), BALANCES.fold(admitted.lazy()))
+    balances = merged.join(moved, on="account_id", how="semi").collect()
+    past = overflows(balances)
+    for found in past:
+        parked.setdefault(found.account_id, found)
+    if past:
+        balances = balances.filter(~pl.col("account_id").is_in([found.account_id for found in past]))
+    finished = account_rows(balances.lazy(), _status_after(rows, admitted))
+    chains = gate.last.lazy().select("account_id", "chain")
+    changed = finished.join(chains, on="account_id", how="left").select(read_model.ROW_SCHEMA.names()).collect()
+    return Folded(touched(events, poison), changed, parked, gate)
+
+
+def write(connection: Connection, number: int, folded: Folded) -> None:
+    """Write what a batch came to into the rows of a number: changed rows, and what is parked among its accounts."""
+    read_model.write_rows(connection, number, folded.changed)
+    before = read_model.parked(connection, number)["account_id"]
+    again = sorted(set(before).intersection(folded.account_ids))
+    if again or folded.parked:
+        read_model.replace_parked(connection, number, again, parked_frame(folded.parked.values()))
+
+
+def parked_frame(parked: Iterable[Parked]) -> pl.DataFrame:
+    """Return parked accounts as the read model keeps them (`PARKED_SCHEMA`)."""
+    noted = [(found.account_id, found.version, found.reason) for found in parked]
+    return pl.DataFrame(noted, schema=PARKED_SCHEMA, orient="row")
+
+
+def stored_rows(rows: pl.DataFrame, gate: Gate) -> pl.DataFrame:
+    """Return replayed balances rows as the read model stores them: with the chain at their version."""
+    return rows.join(gate.last.select("account_id", "chain"), on="account_id", how="left").select(
+        read_model.ROW_SCHEMA.names()
+    )
+
+
+def _balances_of(rows: pl.DataFrame) -> pl.LazyFrame:
+    """The state of `BALANCES` that rows of the read model stand for."""
+    return rows.lazy().select(pl.col(name).cast(dtype) for name, dtype in BALANCES.schema.items())
+
+
+def _status_after(rows: pl.DataFrame, admitted: pl.DataFrame) -> pl.LazyFrame:
+    """The state of `ACCOUNT_STATUS` of rows and the events after them."""
+    known = rows.lazy().filter(pl.col("status_version").is_not_null())
+    before = known.select(pl.col(name).cast(dtype) for name, dtype in ACCOUNT_STATUS.schema.items())
+    new = ACCOUNT_STATUS.fold(admitted.lazy()).collect()
+    # Events that lock, unlock or close are rare.
+    return before if new.is_empty() else ACCOUNT_STATUS.merge(before, new.lazy())

@@ -1,0 +1,96 @@
+"""Events of a store onto rows of the read model: what an account waits for may have come, so it is read again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+from sqlalchemy import Connection
+
+from ledger import read_model
+from replay.rows import Folded, fold, parked_frame, touched
+from replay.source import Batch
+from replay.store_source import StoreSource
+from schemas import PoisonEvent, decode_batch
+from schemas.columns import RAW_SCHEMA
+
+__all__ = ["Memory", "fold_batch", "unfolded"]
+
+
+#: Rows that a memory keeps: a few dozen megabytes.
+MEMORY_ROWS_MAX = 200_000
+
+#: Batches until older rows of an account are dropped for the newest, which takes as long as all the rest.
+MEMORY_PARTS_MAX = 8
+
+
+@dataclass
+class Memory:
+    """What is known of the rows under a number without asking: they are those right after `position`.
+
+    `rows` are of accounts that were touched lately, the newest of an account last; `parked` are all that are parked.
+    It holds for as long as nobody else moved the position, which whoever uses it finds out before anything is written.
+    """
+
+    position: int
+    rows: pl.DataFrame
+    parked: pl.DataFrame
+
+    @classmethod
+    def at(cls, position: int, connection: Connection, number: int) -> Memory:
+        """Return the memory of somebody who begins at a position."""
+        return cls(position, read_model.ROW_SCHEMA.to_frame(), read_model.parked(connection, number))
+
+    def of(self, account_ids: list[str], connection: Connection, number: int) -> pl.DataFrame:
+        """Return the rows of some accounts; those that are not known are read, and may be those of a batch before."""
+        keys = _keys(account_ids)
+        known = self.rows.join(keys, on="account_id", how="semi").unique("account_id", keep="last")
+        others = keys.join(known, on="account_id", how="anti")["account_id"].to_list()
+        return pl.concat([known, read_model.rows(connection, number, others)]) if others else known
+
+    def after(self, position: int, folded: Folded) -> Memory:
+        """Return what is known after a batch, whether it is written already or not."""
+        rows = pl.concat([self.rows, folded.changed])
+        if rows.n_chunks() > MEMORY_PARTS_MAX:
+            # Those of the newest batch stay in any case: they may not be in the database yet.
+            rows_max = max(MEMORY_ROWS_MAX, folded.changed.height)
+            rows = rows.unique("account_id", keep="last", maintain_order=True).tail(rows_max).rechunk()
+        keys = _keys(folded.account_ids)
+        others = self.parked.join(keys, on="account_id", how="anti")
+        return Memory(position, rows, pl.concat([others, parked_frame(folded.parked.values())]))
+
+
+def fold_batch(
+    source: StoreSource, connection: Connection, number: int, batch: Batch, *, memory: Memory | None = None
+) -> Folded:
+    """Return what a batch of a store's events makes of the rows under a number; nothing is written.
+
+    `memory` is that of the position before the batch, by default what the database has.
+    """
+    memory = memory or Memory.at(0, connection, number)
+    rows = memory.of(touched(batch.events, batch.poison), connection, number)
+    held = memory.parked.join(batch.events.select("account_id").unique(), on="account_id", how="semi")
+    if held.is_empty():
+        return fold(rows, batch.events, batch.poison, copies=source.copies)
+    behind = batch.events.select(pl.col("position").min()).item()
+    earlier, unread = unfolded(source, held["account_id"].to_list(), rows, until=behind - 1)
+    events = pl.concat([batch.events, earlier])
+    return fold(rows, events, [*batch.poison, *unread], copies=source.copies)
+
+
+def unfolded(
+    source: StoreSource, account_ids: list[str], rows: pl.DataFrame, *, until: int
+) -> tuple[pl.DataFrame, list[PoisonEvent]]:
+    """Return the events of some accounts after the `version` of their rows, and what cannot be read of them."""
+    events = [decode_batch(RAW_SCHEMA.to_frame()).events]
+    poison: list[PoisonEvent] = []
+    reached = rows.select("account_id", reached="version")
+    is_later = pl.col("version") > pl.col("reached").fill_null(0)
+    for batch in source.of_accounts(account_ids).read(after=0, until=until, details=()):
+        events.append(batch.events.join(reached, on="account_id", how="left").filter(is_later).drop("reached"))
+        poison.extend(batch.poison)
+    return pl.concat(events), poison
+
+
+def _keys(account_ids: list[str]) -> pl.DataFrame:
+    return pl.DataFrame({"account_id": account_ids}, schema={"account_id": pl.String()})

@@ -1,0 +1,344 @@
+"""`drift --watch` and `watch` as real processes: what they find, tell, serve and end with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from webhooks import WebhookServer, until, webhook
+
+from tests.cli.conftest import COMMAND, Run, damage, ledger_of
+
+ROOT = Path(__file__).parents[2]
+WRONG = "UPDATE ledger_accounts SET balance = balance + 7 WHERE account_id = 'bob' AND generation > 0"
+RIGHT = "UPDATE ledger_accounts SET balance = balance - 7 WHERE account_id = 'bob' AND generation > 0"
+EVERYONE = ("carl", "bob", "alice")
+
+
+class Process:
+    """A command that runs for ever, and the log lines that it wrote so far."""
+
+    def __init__(self, *words: object) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_REPLAY_")}
+        self.child = subprocess.Popen(
+            [*COMMAND, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=kept | {"PYTHONPATH": str(ROOT)},
+        )
+        self.lines: list[dict[str, Any]] = []
+        self.other: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            if line.startswith("{"):
+                self.lines.append(json.loads(line))
+            else:
+                self.other.append(line)
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Every log line about something."""
+        return [line for line in self.lines if line["event"] == event]
+
+    def wait_for(self, event: str, times: int = 1) -> dict[str, Any]:
+        """Return the log line about something, once it is there so many times."""
+
+        def is_there() -> bool:
+            assert self.child.poll() is None or len(self.said(event)) >= times, (self.lines, self.other)
+            return len(self.said(event)) >= times
+
+        until(is_there)
+        return self.said(event)[times - 1]
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """Tell it to end, and return its exit status and what it wrote to stdout."""
+        if self.child.poll() is None:
+            self.child.send_signal(number)
+        out, _ = self.child.communicate(timeout=60)
+        self._reader.join()
+        return self.child.returncode, out
+
+
+@contextmanager
+def running(*words: object) -> Iterator[Process]:
+    """Run a command until the end of the test."""
+    process = Process(*words)
+    try:
+        yield process
+    finally:
+        if process.child.poll() is None:
+            process.child.kill()
+            process.end()
+
+
+def configure(data: Path, hook: WebhookServer | None = None, more: str = "") -> None:
+    """Write the TOML file, with a webhook."""
+    alerts = '[alerts]\nwebhook = { env = "HOOK" }\nheaders = { X-Token = "t" }\n' if hook else ""
+    (data / "ledger-replay.toml").write_text(alerts + more)
+
+
+def metrics(address: str) -> dict[str, float]:
+    """Every sample that the endpoint gives, by its name and labels as they stand there."""
+    text = asked(address, "/metrics")[1]
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def asked(address: str, path: str) -> tuple[int, str]:
+    """Ask the endpoint."""
+    with urllib3.PoolManager() as client:
+        answer = client.request("GET", f"http://{address}{path}", retries=False)
+        return answer.status, answer.data.decode()
+
+
+@pytest.fixture
+def projected(run: Run, data: Path) -> Path:
+    """The ledger with a live read model at its head."""
+    assert run("project", "--data", data).status == 0
+    return data
+
+
+def test_drift_is_found_told_healed_and_told(projected: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage while it runs: a finding, one alert, the metric; repair: healed, one alert; SIGTERM: the answer."""
+    with webhook(500) as hook:
+        monkeypatch.setenv("HOOK", hook.url)
+        # The environment of a test's process is taken over without what configures the product.
+        configure(projected, hook)
+        with running("drift", "--watch", "--listen", "0", "--data", projected, "--json") as process:
+            address = process.wait_for("listening")["address"]
+            process.wait_for("round finished")
+            assert asked(address, "/healthz")[0] == 200
+            assert asked(address, "/readyz")[0] == 200
+            assert metrics(address)["ledger_replay_drifted_accounts"] == 0
+            damage(projected, WRONG)
+            line = process.wait_for("drift found")
+            assert (line["account_id"], line["field"], line["live"], line["replayed"]) == (
+                "bob",
+                "balance",
+                "107",
+                "100",
+            )
+            until(lambda: metrics(address)["ledger_replay_drifted_accounts"] == 1)
+            process.wait_for("alert sent")
+            damage(projected, RIGHT)
+            process.wait_for("incident over")
+            process.wait_for("alert sent", 2)
+            found = metrics(address)
+            assert found["ledger_replay_drifted_accounts"] == 0
+            assert found['ledger_replay_alerts_total{kind="drift",result="sent"}'] == 1
+            assert found['ledger_replay_alerts_total{kind="drift",result="failed"}'] == 1
+            assert found["ledger_replay_shadow_events_total"] == 9
+            status, out = process.end()
+    assert hook.kinds == ["drift", "drift", "healed"]
+    assert len({took.headers["Idempotency-Key"] for took in hook.requests}) == 2
+    assert hook.requests[0].document["accounts"][0]["account_id"] == "bob"
+    assert hook.requests[0].headers["X-Token"] == "t"
+    answer = json.loads(out)
+    assert (status, answer["verdict"], answer["drifted"], answer["compared"]) == (0, "EQUAL", 0, 3)
+    assert process.other == []
+    assert hook.url not in str(process.lines)
+
+
+def test_drift_that_is_open_at_the_end_is_the_answer(projected: Path) -> None:
+    """Ctrl-C ends it with the differences that are open, and with status 1."""
+    damage(projected, WRONG)
+    with running("watch", "--data", projected, "--json") as process:
+        process.wait_for("round finished")
+        status, out = process.end(signal.SIGINT)
+    answer = json.loads(out)
+    assert (status, answer["verdict"], answer["drifted"]) == (1, "DRIFT", 1)
+    assert [(each["account_id"], each["live"], each["difference"]) for each in answer["accounts"]] == [("bob", 107, 7)]
+
+
+def test_rounds_end_by_themselves(run: Run, projected: Path) -> None:
+    """With a number of rounds the status says what the last came to: 0 EQUAL, 1 DRIFT, 3 INCOMPARABLE."""
+    watched = ("drift", "--watch", "--rounds", 1, "--data", projected, "--json")
+    said = run(*watched)
+    assert (said.status, said.document["verdict"], said.document["rounds"]) == (0, "EQUAL", 1)
+    assert (said.document["events"], said.document["position"]) == (9, 9)
+    damage(projected, WRONG)
+    assert (run(*watched).status, run(*watched).document["drifted"]) == (1, 1)
+    damage(projected, RIGHT)
+    assert run(*watched).status == 0
+    damage(projected, "DELETE FROM stored_events WHERE originator_id = 'bob' AND originator_version = 2")
+    said = run(*watched, "--restart")
+    assert (said.status, said.document["verdict"], said.document["uncompared"]) == (3, "INCOMPARABLE", ["bob"])
+
+
+def test_findings_are_listed(run: Run, projected: Path) -> None:
+    """--findings lists what is open, with --all what is healed too, and says where nothing was ever compared."""
+    said = run("drift", "--findings", "--data", projected, "--json")
+    assert (said.status, said.document["verdict"], said.document["findings"]) == (3, "INCOMPLETE", [])
+    damage(projected, WRONG)
+    run("drift", "--watch", "--rounds", 1, "--data", projected)
+    said = run("drift", "--findings", "--data", projected, "--json")
+    assert (said.status, said.document["findings_count"]) == (1, 1)
+    (finding,) = said.document["findings"]
+    assert (finding["account_id"], finding["field"], finding["state"]) == ("bob", "balance", "drift")
+    assert "bob" in run("drift", "--findings", "--data", projected).out
+    damage(projected, RIGHT)
+    run("drift", "--watch", "--rounds", 1, "--data", projected)
+    said = run("drift", "--findings", "--data", projected, "--json")
+    assert (said.status, said.document["verdict"], said.document["findings"]) == (0, "CLEAN", [])
+    healed = run("drift", "--findings", "--all", "--data", projected, "--json").document["findings"]
+    assert [(each["account_id"], each["state"]) for each in healed] == [("bob", "healed")]
+
+
+def test_it_follows_what_is_appended(projected: Path) -> None:
+    """Events that are appended while it runs are followed, and live rows that have not got them yet are no drift."""
+    with running("drift", "--watch", "--data", projected, "--json") as process:
+        process.wait_for("round finished")
+        with ledger_of(projected) as ledger:
+            for number in range(50):
+                ledger.credit(EVERYONE[number % 3], f"more-{number}", 1)
+        done = len(process.said("round finished"))
+        process.wait_for("round finished", done + 2)
+        status, out = process.end()
+    answer = json.loads(out)
+    assert (status, answer["verdict"], answer["position"]) == (0, "EQUAL", 59)
+    assert process.said("drift found") == []
+
+
+def test_a_live_table_elsewhere_is_watched(run: Run, projected: Path, tmp_path: Path) -> None:
+    """A foreign table of [live]: a difference is suspected, then drift; repaired, it is healed."""
+    connection = sqlite3.connect(tmp_path / "live.db")
+    with connection:
+        connection.execute("CREATE TABLE points (id TEXT PRIMARY KEY, balance INT, frozen_amount INT, status TEXT)")
+        rows = [("alice", 100, 0), ("bob", 100, 20), ("carl", 99, 0)]
+        connection.executemany("INSERT INTO points VALUES (?, ?, ?, 'active')", rows)
+    live = f'url = "sqlite:///{tmp_path}/live.db"\ntable = "points"\ncolumns = {{ account_id = "id" }}\n'
+    configure(projected, more=f"[live]\n{live}settle_seconds = 0.3\n")
+    watched = ("drift", "--live", "--watch", "--rounds", 1, "--data", projected, "--json")
+    said = run(*watched)
+    assert (said.status, said.document["live"]) == (1, "foreign")
+    assert [(each["account_id"], each["live"]) for each in said.document["accounts"]] == [("carl", 99)]
+    assert [json.loads(line)["event"] for line in said.err.splitlines() if "carl" in line] == [
+        "suspected",
+        "drift found",
+    ]
+    with connection:
+        connection.execute("UPDATE points SET balance = 100 WHERE id = 'carl'")
+    connection.close()
+    assert run(*watched).document["verdict"] == "EQUAL"
+    once = run("drift", "--live", "--data", projected, "--json")
+    assert (once.status, once.document["verdict"], once.document["compared"]) == (0, "EQUAL", 3)
+
+
+def test_two_instances_share_the_work(projected: Path) -> None:
+    """Of two processes one compares; when it ends the other goes on, and drift is told once by both together."""
+    with running("watch", "--data", projected, "--json") as first:
+        first.wait_for("round finished")
+        with running("watch", "--data", projected, "--json") as second:
+            second.wait_for("another process compares; this one follows, and takes over when that one ends")
+            damage(projected, WRONG)
+            first.wait_for("incident begun")
+            assert first.end()[0] == 1
+            second.wait_for("round finished")
+            status, out = second.end()
+    assert (status, json.loads(out)["drifted"]) == (1, 1)
+    assert second.said("incident begun") == []
+    assert second.said("drift found") == []
+
+
+def test_it_goes_on_after_kill(projected: Path) -> None:
+    """Killed without warning, the next one goes on with the shadow where it is, and finds what drifted meanwhile."""
+    with running("watch", "--data", projected) as first:
+        first.wait_for("round finished")
+        first.end(signal.SIGKILL)
+    damage(projected, WRONG)
+    # The lease of a process that was killed passes by itself.
+    damage(projected, "UPDATE ledger_comparisons SET held_until = '2000-01-01T00:00:00.000000Z'")
+    with running("watch", "--data", projected, "--json") as second:
+        second.wait_for("incident begun")
+        assert second.wait_for("caught up")["events"] == 0
+        assert second.end()[0] == 1
+
+
+def test_the_database_goes_away_for_a_while(projected: Path) -> None:
+    """While the database does not answer it is not ready and says so; when it is back it goes on."""
+    with running("watch", "--data", projected, "--listen", "0", "--json") as process:
+        address = process.wait_for("listening")["address"]
+        process.wait_for("round finished")
+        damage(projected, "ALTER TABLE ledger_shadow_positions RENAME TO elsewhere")
+        process.wait_for("does not answer")
+        assert asked(address, "/readyz")[0] == 503
+        assert asked(address, "/healthz")[0] == 200
+        damage(projected, "ALTER TABLE elsewhere RENAME TO ledger_shadow_positions")
+        process.wait_for("goes on")
+        until(lambda: asked(address, "/readyz")[0] == 200)
+        assert process.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("toml", "named"),
+    [
+        ("[watch]\nlisten = 5", "listen"),
+        ("[watch]\nload = 1", "load"),
+        ("[watch]\nload_max = 2", "load_max"),
+        ('[alerts]\nwebhook = "ftp://x"', "[alerts] webhook"),
+        ('[alerts]\nwebhook = "http://"', "[alerts] webhook"),
+        ('[alerts]\nwebhook = "http://[x/y"', "[alerts] webhook"),
+        ('[alerts]\nwebhook = "http://host:port/"', "[alerts] webhook"),
+        ('[alerts]\nwebhook = { env = "NOT_SET" }', "NOT_SET"),
+        ('[alerts]\nwebhook = "http://x"\nheaders = { "a b" = "c" }', "[alerts.headers]"),
+        ('[alerts]\nwebhook = "http://x"\nheaders = { a = "b\\nc" }', "[alerts.headers]"),
+        ('[alerts]\ninterval = "x"', "interval"),
+        ('[live]\nurl = "sqlite:///x"', "table"),
+        ('[live]\nurl = { env = "NOT_SET" }\ntable = "t"', "NOT_SET"),
+        ('[live]\nurl = "sqlite:///x"\ntable = "t"\nsettle = 1', "settle"),
+        ('[live]\nurl = "sqlite:///x"\ntable = "t"\npartitions = 0', "partitions"),
+        ('[watch]\nlisten = "nowhere"', "nowhere"),
+    ],
+)
+def test_a_wrong_configuration_is_named(run: Run, projected: Path, toml: str, named: str) -> None:
+    """What is wrong under [live], [watch] or [alerts] ends it before it begins, named with its key."""
+    configure(projected, more=toml)
+    said = run("watch", "--data", projected)
+    assert said.status == 2
+    assert named in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--rounds", "1"], "--watch"),
+        (["--start", "zero"], "--watch"),
+        (["--listen", "0"], "--watch"),
+        (["--from", "topic"], "--watch"),
+        (["--all"], "--findings"),
+        (["--findings", "--watch"], "--findings"),
+        (["--own", "--live"], "--own and --live"),
+        (["--live"], "[live]"),
+        (["--watch", "--start", "nowhere"], "nowhere"),
+        (["--watch", "--start", "99", "--rounds", "1"], "generation"),
+        (["--watch", "--from", "archive"], "archive"),
+        (["--watch", "--topic", "t"], "--from topic"),
+    ],
+)
+def test_options_that_make_no_sense_together(run: Run, projected: Path, words: list[str], named: str) -> None:
+    """Options without effect, and values that mean nothing, are bad usage and named."""
+    said = run("drift", "--data", projected, *words)
+    assert said.status == 2
+    assert named in said.err
+
+
+def test_a_shadow_starts_from_a_generation(run: Run, data: Path) -> None:
+    """--start takes the rows of a rebuilt generation over, so that nothing is followed again."""
+    assert run("rebuild", "--promote", "--data", data).status == 0
+    said = run("drift", "--watch", "--rounds", 1, "--start", 1, "--data", data, "--json")
+    assert (said.status, said.document["events"], said.document["compared"]) == (0, 0, 3)
