@@ -37,9 +37,9 @@ test: lint ## lint, types, room imports, and the tests (slow ones by one case ea
 test-full: lint ## as `make test`, with every case of the slow tests and many more random examples
 	LEDGER_REPLAY_TEST_FULL=1 $(BIN)/pytest -n $(WORKERS)
 
-bench: $(STAMP) ## measure against the targets into benchmarks/RESULTS.md; SIZE=20000 for a quick look
+bench: $(STAMP) ## measure against the targets into benchmarks/RESULTS.md; SIZE=20000 for a quick look, PART=shadows for a part
 	$(BIN)/pip install --quiet -c constraints.txt --group bench
-	$(BIN)/python -m benchmarks --events $(SIZE)
+	$(BIN)/python -m benchmarks --events $(SIZE) $(PART:%=--part %)
 
 lint: $(STAMP) ## ruff, mypy, import-linter, and whether generated files are current
 	$(BIN)/ruff check

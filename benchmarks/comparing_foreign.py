@@ -149,12 +149,12 @@ def main() -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ledger-compare-"))
         server = stack.enter_context(postgres())
-        urls = {"sqlite": f"sqlite:///{folder}/live.db", "postgresql": _database(server, "live")}
-        stores = {"postgresql": _database(server, "own"), "sqlite": f"sqlite:///{folder}/own.db"}
+        urls = {"sqlite": f"sqlite:///{folder}/live.db", "postgresql": database(server, "live")}
+        stores = {"postgresql": database(server, "own"), "sqlite": f"sqlite:///{folder}/own.db"}
         pairs = [("postgresql", "sqlite"), ("sqlite", "postgresql")]
         try:
             maria = stack.enter_context(mariadb(resolve_programs()))
-            urls["mysql"] = _database(maria, "live_rows")
+            urls["mysql"] = database(maria, "live_rows")
             pairs.append(("sqlite", "mysql"))
         except MariadbUnavailableError as unavailable:
             print(unavailable)
@@ -170,7 +170,8 @@ def main() -> None:
             print(f"shadow in {own}, live in {live}: read {bare:.2f} s, compared {ours:.2f} s: {ours / bare:.2f}x")
 
 
-def _database(server: Any, name: str) -> str:
+def database(server: Any, name: str) -> str:
+    """Make a database on a server and return its URL."""
     engine = create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")

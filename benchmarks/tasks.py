@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
-from benchmarks import archives, peer, topics
+from benchmarks import archives, comparisons, following, peer, topics
 from ledger.store import Store
 
 __all__ = ["TASKS", "main"]
@@ -105,6 +105,8 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = (
     {task.__name__: task for task in (import_ours, import_peer, rebuild_ours, rebuild_peer)}
     | topics.TASKS
     | archives.TASKS
+    | following.TASKS
+    | comparisons.TASKS
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -36,7 +37,7 @@ EXPLAINED_MAX = 10
 class _Open(NamedTuple):
     """What is open of a comparison."""
 
-    drifted: list[Drifted]
+    drifted: list[Finding]
     suspected: list[str]
     uncompared: list[Finding]
 
@@ -91,16 +92,17 @@ def explained(store: Store, accounts: Sequence[Drifted], *, until: int | None, i
 def watched_answer(store: Store, comparison: str, watched: Watched, *, live: str, explain: bool = False) -> Answer:
     """Return the answer of a watch that came to its end: what is open by now, and whether a whole round vouches for it.
 
-    INCOMPARABLE where no round was whole, or where an account could not be compared or is suspected still.
+    INCOMPARABLE where no round was whole, or where an account could not be compared or is suspected still. It is never
+    better than what the last whole round came to.
     """
     with store.snapshot() as connection:
         open_ = _split(findings.listed(connection, comparison))
-    accounts = len({each.account_id for each in open_.drifted})
-    is_vouched = watched.rounds > 0 and not open_.suspected and not open_.uncompared
-    verdict = "INCOMPARABLE" if not is_vouched else "DRIFT" if accounts else "EQUAL"
+    drifted = [drifted_of(each) for each in open_.drifted]
+    accounts = len({each.account_id for each in drifted})
+    verdict = _verdict(watched, open_)
     where = "nowhere" if watched.position is None else position_text(watched.position)
     compared = count(watched.compared, "account")
-    lines = explained(store, open_.drifted, until=None, is_own=live == "read_model") if explain else []
+    lines = _explained_findings(store, open_.drifted, is_own=live == "read_model") if explain else []
     summary = [
         f"{count(watched.events, 'event')} followed, up to position {where}",
         f"{verdict}: {count(watched.rounds, 'whole round')}, the last of {compared} compared with {SIDES[live]}; "
@@ -111,20 +113,44 @@ def watched_answer(store: Store, comparison: str, watched: Watched, *, live: str
         fields={
             "compared": watched.compared,
             "drifted": accounts,
-            "accounts": open_.drifted,
+            "accounts": drifted,
             "suspected": open_.suspected,
             "uncompared": sorted({each.account_id for each in open_.uncompared}),
+            "rejected": watched.rejected,
             "live": live,
             "comparison": comparison,
             "rounds": watched.rounds,
             "events": watched.events,
             "position": _as_json(watched),
         },
-        table=differences(open_.drifted, explain=explain),
+        table=differences(drifted, explain=explain),
         summary=summary,
         notes=[*_not_settled(open_, watched), *lines],
         also=["DRIFT"] if accounts else [],
     )
+
+
+def _verdict(watched: Watched, open_: _Open) -> str:
+    if not watched.rounds or open_.suspected or open_.uncompared or watched.verdict == "INCOMPARABLE":
+        return "INCOMPARABLE"
+    return "DRIFT" if open_.drifted or watched.verdict == "DRIFT" else "EQUAL"
+
+
+def _explained_findings(store: Store, found: Sequence[Finding], *, is_own: bool) -> list[str]:
+    """Return what findings read like, those of each account as of the position that they were made at."""
+    by_account: dict[str, list[Finding]] = {}
+    for each in found:
+        by_account.setdefault(each.account_id, []).append(each)
+    lines: list[str] = []
+    for own in islice(by_account.values(), EXPLAINED_MAX):
+        places = [msgspec.json.decode(each.position) for each in own]
+        # A column that stayed as it was keeps its position, so the last of them holds for all. What a topic has where
+        # the store does not say: then the values decide.
+        until = max(places) if all(isinstance(place, int) for place in places) else None
+        block = explained(store, [drifted_of(each) for each in own], until=until, is_own=is_own)
+        lines += [*([""] if lines else []), *block]
+    rest = len(by_account) - EXPLAINED_MAX
+    return [*lines, *([f"... and {count(rest, 'account')} more that differ"] if rest > 0 else [])]
 
 
 def _as_json(watched: Watched) -> object:
@@ -136,12 +162,15 @@ def _not_settled(open_: _Open, watched: Watched) -> list[str]:
     suspected = [f"suspected: {account_id} differs, and may still settle" for account_id in open_.suspected]
     uncompared = [f"not compared: {each.account_id}: {each.evidence}" for each in open_.uncompared]
     unvouched = [] if watched.rounds else ["no whole round was begun and ended here, so nothing is vouched for"]
-    return [*unvouched, *first_few(suspected, "accounts"), *first_few(uncompared, "accounts")]
+    unread = [f"{count(watched.rejected, 'live row')} could not be read"] if watched.rejected else []
+    is_over = watched.verdict == "DRIFT" and not open_.drifted
+    over = ["the last whole round found a difference that is gone by now"] if is_over else []
+    return [*unvouched, *unread, *over, *first_few(suspected, "accounts"), *first_few(uncompared, "accounts")]
 
 
 def _split(found: Sequence[Finding]) -> _Open:
     return _Open(
-        drifted=[drifted_of(each) for each in found if each.state == "drift"],
+        drifted=[each for each in found if each.state == "drift"],
         suspected=[each.account_id for each in found if each.state == "suspected"],
         uncompared=[each for each in found if each.state == "uncompared"],
     )

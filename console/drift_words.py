@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AROUND", "explanation_lines"]
 
+#: Classes whose replayed side is not what the steps of the account come to.
+_NOT_REPLAYED = frozenset({"row_extra", "log_damaged", "shadow_wrong"})
+
 #: Events that are shown before and after the one that is blamed.
 AROUND = 3
 
@@ -67,8 +70,21 @@ def explanation_lines(accounts: Sequence[Drifted], found: Steps, *, is_own: bool
     lines: list[str] = []
     for account_id, own in groupby(accounts, key=lambda each: each.account_id):
         frame = found.frame.filter(pl.col("account_id") == account_id)
-        lines += [*([""] if lines else []), *_block(list(own), frame, is_own=is_own)]
+        entries = list(own)
+        lines += [*([""] if lines else []), *_block(entries, _up_to_replayed(entries, frame), is_own=is_own)]
     return lines
+
+
+def _up_to_replayed(own: list[Drifted], frame: pl.DataFrame) -> pl.DataFrame:
+    """Return the steps up to the last that left what was replayed then, none where no step did.
+
+    The log may have gone on since, or not be the one that was compared, and other points would contradict the report.
+    """
+    sums = [each for each in own if each.field in SUMS and isinstance(each.replayed, int)]
+    if not sums or own[0].cause in _NOT_REPLAYED:
+        return frame
+    is_then = pl.all_horizontal(pl.col(f"after_{each.field}") == pl.lit(each.replayed, pl.Int128) for each in sums)
+    return frame.filter(pl.col("version") <= pl.col("version").filter(is_then).max())
 
 
 def _block(own: list[Drifted], frame: pl.DataFrame, *, is_own: bool) -> Iterator[str]:
@@ -129,13 +145,14 @@ def _with_and_without(first: Drifted, own: list[Drifted], frame: pl.DataFrame, a
     end, worth = frame.row(-1, named=True), at.row(0, named=True)
     sign, word = (1, "with it twice") if first.cause == "applied_twice" else (-1, "without it")
     faulty = [end[f"after_{each.field}"] + sign * worth[each.field] for each in sums]
-    if faulty != [each.live for each in sums]:
+    before = frame.filter(pl.col("version") < worth["version"])
+    if faulty != [each.live for each in sums] and first.cause == "missed_event" and not before.is_empty():
         # Not this event alone was missed, but this one and all that came after it.
-        before = frame.filter(pl.col("version") < worth["version"]).row(-1, named=True)
-        word, faulty = "stopped before it", [before[f"after_{each.field}"] for each in sums]
+        word, faulty = "stopped before it", [before[f"after_{each.field}"][-1] for each in sums]
     once = ", ".join(f"{each.field} {end[f'after_{each.field}']:,}" for each in sums)
     yield f"  {'each applied once':<18}{once}"
-    yield f"  {word:<18}" + ", ".join(f"{each.field} {value:,}" for each, value in zip(sums, faulty, strict=True))
+    if faulty == [each.live for each in sums]:
+        yield f"  {word:<18}" + ", ".join(f"{each.field} {value:,}" for each, value in zip(sums, faulty, strict=True))
 
 
 def _events(frame: pl.DataFrame, place: int, *, is_blamed: bool) -> Iterator[str]:

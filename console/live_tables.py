@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +27,8 @@ __all__ = ["UnreadRows", "compare_once", "live_table"]
 
 #: Rows that cannot be read of which a watch remembers that it said so.
 REMEMBERED_MAX = 1_000
+#: How long after saying that there are more of them it is said again.
+UNNAMED_SECONDS = 60.0
 
 
 def live_table(run: Run, against: str | None = None, table: str | None = None) -> LiveTable:
@@ -57,18 +62,31 @@ def compare_once(run: Run, store: Store, live: LiveTable, progress: Progress | N
 
 
 class UnreadRows:
-    """Says of each live row that cannot be read why, once, though it is read in every round."""
+    """Says of each live row that cannot be read why, once, though it is read in every round.
 
-    def __init__(self, log: Log) -> None:
+    Of more rows than it remembers it says only how many there are, and not more often than once in a while.
+    """
+
+    def __init__(self, log: Log, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._log = log
+        self._clock = clock
         self._said: set[tuple[str, str]] = set()
+        self._unnamed = 0
+        self._again_at = -math.inf
 
     def add(self, rows: pl.DataFrame) -> None:
         """Take in rows of a round (`REJECT_SCHEMA`)."""
         for reason, row in rows.select("reason", "row").iter_rows():
-            if (reason, row) not in self._said and len(self._said) < REMEMBERED_MAX:
-                self._said.add((reason, row))
-                self._log.warning("live row cannot be read", reason=reason, row=row)
+            if (reason, row) in self._said:
+                continue
+            if len(self._said) >= REMEMBERED_MAX:
+                self._unnamed += 1
+                continue
+            self._said.add((reason, row))
+            self._log.warning("live row cannot be read", reason=reason, row=row)
+        if self._unnamed and self._clock() >= self._again_at:
+            self._log.warning("more live rows cannot be read than are named", unnamed=self._unnamed)
+            self._unnamed, self._again_at = 0, self._clock() + UNNAMED_SECONDS
 
 
 #: Keys of a mapping that `[live]` has too.

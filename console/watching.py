@@ -68,7 +68,7 @@ def watch_drift(run: Run, watch: Watch, *, explain: bool = False) -> Answer:
     webhook = _webhook(run)
     log = log_to_stderr()
     stop = threading.Event()
-    health, metrics = Health(healthy_seconds=settings.healthy_seconds), Metrics()
+    health, metrics = Health(healthy_seconds=settings.healthy_seconds), Metrics(now=lambda: run.now)
     with ExitStack() as stack:
         store = stack.enter_context(run.ledger_with_events())
         start = _start(run, store, watch.start)
@@ -168,8 +168,7 @@ def _pair(run: Run, store: Store, watch: Watch, log: Log) -> Pair:
         return own
     rows = ShadowRows(store, watch.shadow) if watch.source == "store" else _topic_rows(run, store, watch)
     pair = ForeignPair(ForeignTable(watch.live), rows, rejects=UnreadRows(log).add)
-    # A store may be compared with several live tables, each with findings of its own.
-    pair.name = _named(f"live {pair.foreign.where}", watch)
+    pair.name = _named(pair.name, watch)
     return pair
 
 
@@ -179,10 +178,12 @@ def _named(name: str, watch: Watch) -> str:
 
 def _topic_rows(run: Run, store: Store, watch: Watch) -> ShadowRows:
     """Return a shadow's rows whose log is a topic."""
-    from replay.topic.accounts import TopicAccounts
+    from replay.topic.accounts import TopicAccounts, accounts_between
     from replay.topic.refusals import topic_named
 
     kafka, name = run.kafka(), run.topic(watch.topic)
+    # In which partition an account is nobody but its events can say: others may have written them.
+    homes: dict[str, int | None] = {}
 
     def head() -> dict[int, int]:
         return {partition: bounds.stable for partition, bounds in topic_named(kafka, name).partitions.items()}
@@ -190,8 +191,10 @@ def _topic_rows(run: Run, store: Store, watch: Watch) -> ShadowRows:
     return ShadowRows(
         store,
         watch.shadow,
-        source_of=lambda _: TopicAccounts(kafka, name, until=head()),
+        source_of=lambda _: TopicAccounts(kafka, name, until=head(), homes=homes),
         head_of=lambda _: head(),
+        log_partition=homes.get,
+        since=lambda partition, after, until: accounts_between(kafka, name, partition, after, until),
     )
 
 

@@ -42,6 +42,9 @@ RETRY_AFTER_SECONDS_MAX = 21_600.0
 #: How soon the queue is looked at again when the database did not answer.
 DATABASE_PAUSE_SECONDS = 5.0
 
+#: How soon it is looked at again in any case: another process may have put something there and ended.
+LOOK_SECONDS_MAX = 15.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Webhook:
@@ -89,6 +92,7 @@ class AlertSender:
         unwell: Callable[[str], None] = lambda _: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         backoff_seconds: float = BACKOFF_SECONDS,
+        look_seconds_max: float = LOOK_SECONDS_MAX,
     ) -> None:
         self._store = store
         self._comparison = comparison
@@ -97,6 +101,7 @@ class AlertSender:
         self._unwell = unwell
         self._now = now
         self._backoff_seconds = backoff_seconds
+        self._look_seconds_max = look_seconds_max
         self._client = urllib3.PoolManager(num_pools=1, retries=False, timeout=webhook.timeout_seconds)
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -155,7 +160,7 @@ class AlertSender:
             except SQLAlchemyError as error:
                 self._unwell(str(getattr(error, "orig", None) or error).splitlines()[0])
                 pause = DATABASE_PAUSE_SECONDS
-            self._wake.wait(pause)
+            self._wake.wait(self._look_seconds_max if pause is None else min(pause, self._look_seconds_max))
             self._wake.clear()
 
     def _last(self) -> None:
@@ -180,7 +185,12 @@ class AlertSender:
                 return None
             since = alert.incident.opened_at
             named = findings.listed(
-                connection, self._comparison, states=("drift", "healed"), seen_since=since, first=NAMED_MAX
+                connection,
+                self._comparison,
+                states=("drift", "healed"),
+                seen_since=since,
+                is_explained=True,
+                first=NAMED_MAX,
             )
             open_ = findings.counts(connection, self._comparison)
         return msgspec.json.encode(self._document(alert, named, open_))
@@ -197,7 +207,7 @@ class AlertSender:
             "healed_at": incident.healed_at,
             "drifted": incident.drifted,
             "open": open_._asdict(),
-            "accounts": [drifted_of(each) for each in named if each.cause is not None],
+            "accounts": [drifted_of(each) for each in named],
             "position": msgspec.Raw(named[0].position.encode()) if named else None,
             "earlier": [
                 {name: getattr(each, name) for name in ("id", "opened_at", "healed_at", "drifted")}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
+from sqlalchemy import Connection
 
 from consumers.alerts import Attempt
 from consumers.differences import difference_of
 from consumers.metrics import Metrics
 from ledger import findings, incidents
 from ledger.findings import Changes, Counts, Finding, Keys, Look
+from ledger.incidents import Incident
 from ledger.store import Store
 from replay.certificate import Position
 from replay.comparison.chunk import Chunk, Settled
@@ -39,8 +41,18 @@ class Log(Protocol):
         """Say that something does not work."""
 
 
+class _Noted(NamedTuple):
+    changes: Changes
+    counts: Counts
+    begun: Incident | None
+    is_unheard: bool
+
+
 class Reactions:
-    """Takes note of what one comparison finds, each thing once, and tells who should know."""
+    """Takes note of what one comparison finds, each thing once, and tells who should know.
+
+    `note` and `note_settled` write within the caller's transaction; once that is committed, `say` says what they noted.
+    """
 
     def __init__(
         self,
@@ -57,6 +69,7 @@ class Reactions:
         self._log = log
         self._now = now
         self._alert: Callable[[], None] = lambda: None
+        self._noted: _Noted | None = None
 
     def alert_by(self, alert: Callable[[], None]) -> None:
         """Call `alert` from now on when something may be due for the webhook."""
@@ -69,19 +82,34 @@ class Reactions:
         self._metrics.counted(found)
         return found
 
-    def saw(self, chunk: Chunk, after: str | None) -> Counts:
-        """Take note of a chunk that began behind the key `after`."""
+    def note(self, connection: Connection, chunk: Chunk, after: str | None) -> None:
+        """Write down a chunk that began behind the key `after`."""
         reasons = {each.account_id: each.reason for each in chunk.uncompared}
         differences = [difference_of(each) for each in chunk.drifted]
         look = Look(differences, chunk.suspected, reasons, _json(chunk.position))
-        return self._note(look, Keys(after, chunk.until))
+        self._note(connection, look, Keys(after, chunk.until))
 
-    def settled(self, settled: Settled, position: Position) -> Counts:
-        """Take note of what became of suspected accounts."""
+    def note_settled(self, connection: Connection, settled: Settled, position: Position) -> None:
+        """Write down what became of suspected accounts."""
         reasons = {each.account_id: each.reason for each in settled.uncompared}
         differences = [difference_of(each) for each in settled.drifted]
         look = Look(differences, [], reasons, _json(position))
-        return self._note(look, sorted({*(each.account_id for each in differences), *settled.same, *reasons}))
+        among = sorted({*(each.account_id for each in differences), *settled.same, *reasons})
+        self._note(connection, look, among)
+
+    def say(self) -> Counts:
+        """Say what was noted last, which is certain by now, and return how many accounts have open findings."""
+        noted, self._noted = self._noted, None
+        if noted is None:
+            return self.counts()
+        self._metrics.counted(noted.counts)
+        self._say(noted.changes)
+        if noted.begun is not None:
+            self._log.warning("incident begun", incident=noted.begun.id, drifted=noted.begun.drifted)
+        if noted.is_unheard:
+            # Whoever began it may have ended before anybody was told.
+            self._alert()
+        return noted.counts
 
     def round_found_none(self) -> None:
         """End the incident, if there is one: a whole round found no drift."""
@@ -104,18 +132,12 @@ class Reactions:
             advice = "correct [alerts] in the TOML file and start again"
             self._log.error("alert refused, and not sent again", error=attempt.error, next_step=advice, **values)
 
-    def _note(self, look: Look, among: Keys | Sequence[str]) -> Counts:
+    def _note(self, connection: Connection, look: Look, among: Keys | Sequence[str]) -> None:
         now = format_time(self._now())
-        with self._store.writing() as connection:
-            changes = findings.found(connection, self._comparison, look, among=among, now=now)
-            counts = findings.counts(connection, self._comparison)
-            begun = incidents.begun(connection, self._comparison, counts.drifted, now=now)
-        self._metrics.counted(counts)
-        self._say(changes)
-        if begun is not None:
-            self._log.warning("incident begun", incident=begun.id, drifted=begun.drifted)
-            self._alert()
-        return counts
+        changes = findings.found(connection, self._comparison, look, among=among, now=now)
+        counts = findings.counts(connection, self._comparison)
+        begun = incidents.begun(connection, self._comparison, counts.drifted, now=now)
+        self._noted = _Noted(changes, counts, begun, incidents.is_unheard(connection, self._comparison))
 
     def _say(self, changes: Changes) -> None:
         log = self._log

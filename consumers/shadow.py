@@ -31,8 +31,9 @@ class Step(NamedTuple):
     """What one step did, and where the shadow is after it.
 
     `events` that were applied, 0 where there were none or another instance was faster; `position` of the shadow and
-    `head` of its source as it was looked at; `lag_events` is at most how many events are between the two, and
-    `recorded_at` when the newest of the applied events was recorded, None where none was applied.
+    `head` of its source as it was looked at, which is how far it can be read; `lag_events` is at most how many events
+    are between the two, `recorded_at` when the newest of the applied events was recorded, None where none was applied.
+    `held_back_events` are at most how many a topic has behind its head that a transaction left open there holds back.
     """
 
     events: int
@@ -40,6 +41,7 @@ class Step(NamedTuple):
     head: Position
     lag_events: int
     recorded_at: datetime | None
+    held_back_events: int = 0
 
 
 class Following(Protocol):

@@ -83,6 +83,8 @@ class TopicShadow:
         self._is_level = False
         # Looked at again, since its ends as they were before may be behind where other instances are by now.
         self._look()
+        # Two looks right after each other do not tell a transaction that was left open.
+        self._held_back: dict[int, tuple[int, int]] = {}
         self._heads = {partition: bounds.stable for partition, bounds in self._topic.partitions.items()}
         self._group = Group(connection, topic, f"ledger-replay-{store.ledger_id}-{name}")
 
@@ -95,8 +97,8 @@ class TopicShadow:
         """Apply at most one batch; where another instance was faster, nothing is applied and the step says so.
 
         RefusedError where the topic has lost what comes next, was made again, or cannot be read there; BrokerRefused
-        where a broker says no. A transaction that is open on the topic, or brokers that do not answer, only leave the
-        shadow behind.
+        where a broker says no. Brokers that do not answer only leave the shadow behind, and what a transaction that is
+        open on the topic holds back is not there yet: it is told once that has not moved for `LOOK_SECONDS`.
         """
         try:
             found = self._moved_on()
@@ -172,6 +174,7 @@ class TopicShadow:
                 "the topic is gone", where=f"topic {self._topic.name!r}", next_step="follow the store, or another topic"
             )
         self._check(topic)
+        self._held_back = _held_back(self._topic, topic)
         if topic.partitions.keys() != self._topic.partitions.keys():
             self._is_level = False
         self._topic = topic
@@ -217,12 +220,13 @@ class TopicShadow:
         events, newest = 0, None
         if batch is not None:
             events, newest = batch.events.height, _newest(batch)
-        # An open transaction keeps the end of what is committed back: what is behind it is to come, too.
-        lags = [
-            max(self._heads.get(at, 0), bounds.high) - self._positions.get(at, 0)
-            for at, bounds in self._topic.partitions.items()
-        ]
-        return Step(events, dict(self._positions), dict(self._heads), sum(max(lag, 0) for lag in lags), newest)
+        # Another instance may be past the ends that this one has seen.
+        lag = sum(max(head - self._positions.get(at, 0), 0) for at, head in self._heads.items())
+        # What is behind an open transaction nobody can read yet, so it is no lag, however long that stays open.
+        held_back = sum(
+            high - stable for at, (stable, high) in self._held_back.items() if self._heads.get(at) == stable
+        )
+        return Step(events, dict(self._positions), dict(self._heads), lag, newest, held_back)
 
     def _waits(self, why: str) -> None:
         if self._is_waiting == bool(why):
@@ -230,6 +234,18 @@ class TopicShadow:
         self._is_waiting = bool(why)
         if self._waiting is not None:
             self._waiting(why)
+
+
+def _held_back(before: Topic, now: Topic) -> dict[int, tuple[int, int]]:
+    """Return where what is committed ends and where all ends, of partitions that an open transaction holds there.
+
+    Transactions end and others begin where producers are at work: one that was there at the look before was left open.
+    """
+    return {
+        at: (bounds.stable, bounds.high)
+        for at, bounds in now.partitions.items()
+        if (known := before.partitions.get(at)) and known.stable == bounds.stable < known.high
+    }
 
 
 def _newest(batch: Taken) -> datetime | None:

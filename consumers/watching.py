@@ -14,10 +14,11 @@ import math
 import sqlite3
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
 import psycopg
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -27,6 +28,7 @@ from consumers.reactions import Log, Reactions
 from consumers.shadow import Following, Step
 from replay.certificate import Position
 from replay.comparison.chunk import Chunk, Settled
+from replay.comparison.rounds import Note, NoteSettled
 from schemas.errors import BrokerError, BrokerRefused, PositionMoved, StoreError
 
 __all__ = ["Comparing", "Limits", "Watched", "Watching"]
@@ -47,6 +49,10 @@ class Round(Protocol):
     def drifted(self) -> list[str]:
         """Accounts that differ for certain."""
 
+    @property
+    def rejected(self) -> int:
+        """Live rows that could not be read."""
+
 
 class Comparing(Protocol):
     """A comparison that goes on for ever, a chunk at a time (`replay.comparison.rounds`)."""
@@ -62,11 +68,11 @@ class Comparing(Protocol):
     def due(self) -> bool:
         """Say whether a chunk may be compared now."""
 
-    def step(self) -> Chunk | None:
-        """Compare a chunk; None while another process compares, and once after it did."""
+    def step(self, note: Note) -> Chunk | None:
+        """Compare a chunk, and note it with the cursor; None while another process compares, and once after it did."""
 
-    def settle(self) -> Settled:
-        """Look at the suspected accounts once more."""
+    def settle(self, note: NoteSettled) -> Settled | None:
+        """Look at the suspected accounts once more; None while another process compares."""
 
     def oldest_age_seconds(self, now: datetime) -> float | None:
         """Return how long ago the chunk was compared that has waited longest, None before the first whole round."""
@@ -94,7 +100,8 @@ class Limits(NamedTuple):
 class Watched(NamedTuple):
     """What a run of the loop came to.
 
-    `rounds` were begun and ended by it; `compared` are the accounts of the last of them. `position` is None where the
+    `rounds` were begun and ended by it; `compared` are the accounts of the last of them, `verdict` is what it came to,
+    None where none was whole, and `rejected` counts its live rows that could not be read. `position` is None where the
     shadow made no step.
     """
 
@@ -102,6 +109,8 @@ class Watched(NamedTuple):
     compared: int
     events: int
     position: Position | None
+    verdict: str | None = None
+    rejected: int = 0
 
 
 class Watching:
@@ -140,9 +149,13 @@ class Watching:
         self._newest_at: datetime | None = None
         self._has_caught_up = False
         self._behind_since: float | None = None
+        self._is_held_back = False
         self._round_began = -math.inf
+        self._has_looked_at_age = False
         self._settled_at = 0.0
         self._pause = 0.0
+        # Following may answer while comparing does not: only what failed shows that it is over.
+        self._is_comparing = self._failed_comparing = False
         # Once nothing may be compared where another process has just ended; twice it has not.
         self._times_elsewhere = 0
 
@@ -171,21 +184,33 @@ class Watching:
             self._metrics.up.set(0)
             self._ready("the loop has ended")
         self._log.info("ended", rounds=self._rounds, events=self._events, position=self._position)
-        return Watched(self._rounds, self._compared, self._events, self._position)
+        return self._watched()
+
+    def _watched(self) -> Watched:
+        found = self._comparing.result if self._rounds else None
+        # What was suspected when the round ended has settled since, so the round is asked only now.
+        verdict, rejected = (None, 0) if found is None else (found.verdict, found.rejected)
+        return Watched(self._rounds, self._compared, self._events, self._position, verdict, rejected)
 
     def _is_done(self) -> bool:
         return self._rounds_max is not None and self._rounds >= self._rounds_max and self._suspected == 0
 
     def _once(self) -> bool:
         """Do each thing once, and say whether there was something to do."""
+        self._is_comparing = False
         step = self._following.step()
         self._stepped(step)
+        if not self._has_looked_at_age:
+            self._look_at_age()
         did = step.events > 0
         if self._may_compare(step) and self._comparing.due():
+            self._is_comparing = True
             did = self._compare() or did
         if self._suspected and time.monotonic() - self._settled_at >= self._limits.settle_seconds:
+            self._is_comparing = True
             self._settle(step)
-        self._answered()
+        if self._is_comparing or not self._failed_comparing:
+            self._answered()
         return did
 
     def _stepped(self, step: Step) -> None:
@@ -193,6 +218,10 @@ class Watching:
         self._position = step.position
         self._newest_at = step.recorded_at or self._newest_at
         self._metrics.stepped(step, newest_at=self._newest_at, now=self._now())
+        if self._is_held_back != (step.held_back_events > 0):
+            self._is_held_back = step.held_back_events > 0
+            says = "a transaction that was left open on the topic holds back what comes after it"
+            self._log.warning(says if self._is_held_back else "nothing is held back", events=step.held_back_events)
         is_near = step.lag_events <= self._limits.lag_events_max
         self._behind_since = None if is_near else self._behind_since or time.monotonic()
         if self._first_position is None:
@@ -219,19 +248,23 @@ class Watching:
         after = self._comparing.after
         if after is None:
             self._round_began = time.monotonic()
-        chunk = self._comparing.step()
-        age = self._comparing.oldest_age_seconds(self._now())
-        if age is not None:
-            self._metrics.oldest_uncompared_chunk_age_seconds.set(age)
+        chunk = self._comparing.step(self._reactions.note)
         self._times_elsewhere = 0 if chunk is not None else self._times_elsewhere + 1
-        if chunk is None:
-            if self._times_elsewhere == 2:
-                self._log.info("another process compares; this one follows, and takes over when that one ends")
-            return False
-        self._suspected = self._reactions.saw(chunk, after).suspected
-        if chunk.until is None:
-            self._whole()
-        return True
+        if chunk is not None:
+            self._suspected = self._reactions.say().suspected
+            if chunk.until is None:
+                self._whole()
+        elif self._times_elsewhere == 2:
+            self._log.info("another process compares; this one follows, and takes over when that one ends")
+        self._look_at_age()
+        return chunk is not None
+
+    def _look_at_age(self) -> None:
+        now = self._now()
+        age = self._comparing.oldest_age_seconds(now)
+        self._has_looked_at_age = True
+        if age is not None:
+            self._metrics.compared(now - timedelta(seconds=age))
 
     def _whole(self) -> None:
         """Take note that a round is whole, if this process has compared all of it."""
@@ -261,13 +294,22 @@ class Watching:
 
     def _settle(self, step: Step) -> None:
         self._settled_at = time.monotonic()
-        self._suspected = self._reactions.settled(self._comparing.settle(), step.position).suspected
+
+        def note(connection: Connection, settled: Settled) -> None:
+            self._reactions.note_settled(connection, settled, step.position)
+
+        found = self._comparing.settle(note)
+        if found is None:
+            # Another process looks at them, and the table has what came of that.
+            self._suspected = self._reactions.counts().suspected
+        elif any(found):
+            self._suspected = self._reactions.say().suspected
 
     def _answered(self) -> None:
         """Take note that all that was asked has answered."""
         if self._pause:
             self._log.info("goes on")
-        self._pause = 0.0
+        self._pause, self._failed_comparing = 0.0, False
         self._ready(None if self._has_caught_up else "the shadow has not caught up yet")
 
     def _ready(self, why_not: str | None) -> None:
@@ -276,16 +318,24 @@ class Watching:
 
     def _wait_for(self, error: Exception, should_stop: Callable[[], bool]) -> None:
         """Wait for what does not answer, longer each time in a row."""
-        words = str(getattr(error, "orig", None) or error).splitlines()[0]
+        words = _words(error)
+        self._failed_comparing, self._is_comparing = self._is_comparing, False
         self._pause = min(max(self._limits.pause_seconds, 2 * self._pause), self._limits.pause_seconds_max)
         self._metrics.errors.inc()
         self._ready(words)
         self._log.error("does not answer", error=words, again_in_seconds=self._pause)
-        self._comparing.close()
+        try:
+            self._comparing.close()
+        except Exception as also:  # noqa: BLE001 - what cannot even be let go of is no reason to end.
+            self._log.error("cannot be let go of", error=_words(also))
         again_at = time.monotonic() + self._pause
         while not should_stop() and time.monotonic() < again_at:
             self._health.stepped()
             time.sleep(min(self._limits.poll_seconds, self._pause))
+
+
+def _words(error: Exception) -> str:
+    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
 
 
 def _is_outage(error: Exception) -> bool:

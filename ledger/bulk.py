@@ -16,7 +16,9 @@ import psycopg
 from sqlalchemy import ARRAY, ColumnElement, Connection, Select, Table, Text, any_, bindparam, func, select
 from sqlalchemy.exc import DBAPIError
 
-__all__ = ["KEYS_PER_QUERY", "Prepared", "insert_rows", "prepared", "select_rows", "upsert_rows"]
+from schemas.errors import RefusedError
+
+__all__ = ["KEYS_PER_QUERY", "Prepared", "insert_rows", "misplaced", "prepared", "select_rows", "upsert_rows"]
 
 #: Keys bound in one query: well under the parameters that any of the drivers takes.
 KEYS_PER_QUERY = 5_000
@@ -36,6 +38,8 @@ def select_rows(
     keys: Sequence[str] | Sequence[int] | None = None,
 ) -> pl.DataFrame:
     """Return what a query gives as a frame of a schema, column by column in the query's order.
+
+    RefusedError names the row where SQLite has a value of another type, which somebody wrote by hand.
 
     With `key` and `keys` only the rows whose key is one of them, asked for in parts.
     """
@@ -72,12 +76,35 @@ def _frame(
 ) -> pl.DataFrame:
     # The driver's rows, without a Row object each, and in slices that become columns while they are still in
     # the processor's cache and before the garbage collector has walked them: together three times the speed.
-    cursor = connection.execute(statement, parameters).cursor
+    cursor = connection.execute(statement, parameters, execution_options={"ledger_binary": True}).cursor
     parts = [pl.DataFrame(schema=schema)]
     while found := cursor.fetchmany(ROWS_PER_FETCH):
         columns = zip(schema.items(), zip(*found, strict=True), strict=True)
-        parts.append(pl.DataFrame([pl.Series(name, values, dtype) for (name, dtype), values in columns]))
+        try:
+            parts.append(pl.DataFrame([pl.Series(name, values, dtype) for (name, dtype), values in columns]))
+        except TypeError as error:
+            raise _first_misplaced(found, schema) from error
     return pl.concat(parts)
+
+
+def _first_misplaced(found: Sequence[Sequence[Any]], schema: Mapping[str, pl.DataType]) -> RefusedError:
+    for row in found:
+        for (name, dtype), value in zip(schema.items(), row, strict=True):
+            try:
+                pl.Series(name, [value], dtype)
+            except TypeError:
+                return misplaced(row[0], name, value)
+    return RefusedError("a column has values of several types", next_step="check the rows of this table")
+
+
+def misplaced(key: object, column: str, value: object) -> RefusedError:
+    """Return what to say of a value that is not of its column's type."""
+    return RefusedError(
+        f"column {column!r} has a value that the ledger never writes: {value!r}",
+        where=f"the row of {key!r}",
+        next_step="somebody wrote it by hand: `drift --watch --rounds 1` names every such row of the read model, and "
+        "`rebuild --promote` makes the rows anew",
+    )
 
 
 class Prepared(NamedTuple):

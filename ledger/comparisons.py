@@ -19,7 +19,7 @@ from ledger.tables import COMPARED, COMPARISONS
 from schemas import format_time
 from schemas.errors import PositionMoved
 
-__all__ = ["Comparison", "compared", "find", "listed", "oldest", "release", "take"]
+__all__ = ["Comparison", "compared", "find", "listed", "oldest", "release", "renewed", "take"]
 
 #: The key of the chunk without an end: no account id is empty.
 _NO_END = ""
@@ -67,9 +67,6 @@ def compared(
 
     PositionMoved if the lease is somebody else's by now, or the cursor is not where `found` has it.
     """
-    after = COMPARISONS.c.after_key
-    is_there = after.is_(None) if found.after_key is None else after == found.after_key
-    mine = (COMPARISONS.c.name == found.name, COMPARISONS.c.holder == found.holder, COMPARISONS.c.round == found.round)
     at = format_time(now)
     is_whole = until is None
     next_ = found._replace(
@@ -79,11 +76,15 @@ def compared(
         started_at=at if is_whole else found.started_at,
         whole_at=at if is_whole else found.whole_at,
     )
-    if connection.execute(update(COMPARISONS).where(*mine, is_there).values(next_._asdict())).rowcount != 1:
-        raise PositionMoved(
-            f"another process goes on with the comparison {found.name!r}", next_step="nothing of this chunk was noted"
-        )
+    _move(connection, found, next_)
     _cover(connection, found, until, at)
+    return next_
+
+
+def renewed(connection: Connection, found: Comparison, *, now: datetime, lease: timedelta) -> Comparison:
+    """Renew the lease of a comparison whose cursor stays where it is; PositionMoved as of `compared`."""
+    next_ = found._replace(held_until=format_time(now + lease))
+    _move(connection, found, next_)
     return next_
 
 
@@ -105,6 +106,16 @@ def oldest(connection: Connection, name: str) -> str | None:
         return found.started_at
     first = select(func.min(COMPARED.c.compared_at)).where(COMPARED.c.comparison == name)
     return connection.execute(first).scalar() or found.whole_at
+
+
+def _move(connection: Connection, found: Comparison, next_: Comparison) -> None:
+    after = COMPARISONS.c.after_key
+    is_there = after.is_(None) if found.after_key is None else after == found.after_key
+    mine = (COMPARISONS.c.name == found.name, COMPARISONS.c.holder == found.holder, COMPARISONS.c.round == found.round)
+    if connection.execute(update(COMPARISONS).where(*mine, is_there).values(next_._asdict())).rowcount != 1:
+        raise PositionMoved(
+            f"another process goes on with the comparison {found.name!r}", next_step="nothing of this look was noted"
+        )
 
 
 def _begin(connection: Connection, name: str, now: datetime) -> None:

@@ -4,9 +4,10 @@
         │    └──> uncompared ──> healed     an account that could not be compared, until it could
         └──> (gone)                         a suspicion that came to nothing leaves no row
 
-What drifts again after it was healed is a new row. All functions work inside the caller's transaction; whoever
-writes findings does so in a write transaction that begins with `lock`, so that two processes never both see that
-something is new.
+What drifts again after it was healed is a new row, or the old one again where no time has passed. A row is written
+when what it says changes: its position and `seen_at` are those of the first look that saw it so. All functions work
+inside the caller's transaction; whoever writes findings does so in a write transaction that begins with `lock`, so
+that two processes never both see that something is new.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, text, update
+import polars as pl
+from sqlalchemy import ColumnElement, Connection, delete, func, literal_column, select, text
 
 from ledger import bulk
 from ledger.tables import DRIFT_FINDINGS
@@ -28,6 +30,8 @@ WHOLE = ""
 _SUSPICION = "live and replay differ; whether that lasts is looked at"
 
 _F = DRIFT_FINDINGS.c
+#: As a literal, since no database would take a parameter for the condition of an index.
+_IS_OPEN = _F.state != literal_column("'healed'")
 
 
 class Difference(NamedTuple):
@@ -125,7 +129,7 @@ def counts(connection: Connection, comparison: str) -> Counts:
     """Return how many accounts have open findings, by what these are."""
     statement = (
         select(_F.state, func.count(_F.account_id.distinct()))
-        .where(_F.comparison == comparison, _F.state != "healed")
+        .where(_F.comparison == comparison, _IS_OPEN)
         .group_by(_F.state)
     )
     by_state: dict[str, int] = dict(connection.execute(statement).tuples().all())
@@ -138,21 +142,25 @@ def listed(
     *,
     states: Sequence[State] = ("suspected", "drift", "uncompared"),
     seen_since: str = "",
+    is_explained: bool = False,
     first: int | None = None,
 ) -> list[Finding]:
     """Return findings of one comparison or of all, by account; those that are open unless `states` says otherwise.
 
-    `seen_since` leaves out what was not seen since a moment; `first` takes so many and no more.
+    `seen_since` leaves out what was not seen since a moment, `is_explained` what has no class: suspicions and what
+    could not be compared. `first` takes so many and no more.
     """
     statement = select(DRIFT_FINDINGS).where(_F.state.in_(states), _F.seen_at >= seen_since).limit(first)
     if comparison is not None:
         statement = statement.where(_F.comparison == comparison)
+    if is_explained:
+        statement = statement.where(_F["class"].is_not(None))
     order = (_F.comparison, _F.account_id, _F.field, _F.opened_at)
     return [_finding(row) for row in connection.execute(statement.order_by(*order))]
 
 
 class _Rows(NamedTuple):
-    """Rows to write: `seen` are open and stay, `worse` were suspected and are uncompared, `gone` leave no trace."""
+    """Rows to write: `seen` say something new, `worse` were suspected and are uncompared, `gone` leave no trace."""
 
     new: list[Finding]
     seen: list[Finding]
@@ -217,7 +225,10 @@ class _Writing:
             seen_at=self._now,
             healed_at=None,
         )
-        (self._rows.new if open_ is None else self._rows.seen).append(finding)
+        if open_ is None:
+            self._rows.new.append(finding)
+        elif not _is_same(open_, finding):
+            self._rows.seen.append(finding)
 
     def _cannot_compare(self, account_id: str, whole: Finding | None, reason: str) -> None:
         opened_at = self._now if whole is None else whole.opened_at
@@ -227,7 +238,7 @@ class _Writing:
             rows.new.append(finding)
         elif whole.state == "suspected":
             rows.worse.append(finding)
-        else:
+        elif not _is_same(whole, finding):
             rows.seen.append(finding)
 
     def _whole(self, account_id: str, state: State, evidence: str, opened_at: str) -> Finding:
@@ -242,7 +253,7 @@ def _open(connection: Connection, comparison: str, among: Keys | Sequence[str]) 
     """Return the open findings of some accounts, by account and field."""
     by_account: dict[str, dict[str, Finding]] = {}
     for condition in _among(among):
-        statement = select(DRIFT_FINDINGS).where(_F.comparison == comparison, _F.state != "healed", *condition)
+        statement = select(DRIFT_FINDINGS).where(_F.comparison == comparison, _IS_OPEN, *condition)
         for row in connection.execute(statement):
             by_account.setdefault(row.account_id, {})[row.field] = _finding(row)
     return by_account
@@ -258,26 +269,22 @@ def _among(among: Keys | Sequence[str]) -> Iterator[list[ColumnElement[bool]]]:
 
 
 def _write(connection: Connection, comparison: str, rows: _Rows) -> None:
-    for gone in rows.gone:
-        connection.execute(delete(DRIFT_FINDINGS).where(*_key(gone)))
-    # A suspicion that is certain now goes on in the rows of its columns.
-    certain = sorted({each.account_id for each in rows.new if each.state == "drift"})
+    # A suspicion that is certain now goes on in the rows of its columns; one that came to nothing leaves no row.
+    over = {each.account_id for each in rows.new if each.state == "drift"} | {each.account_id for each in rows.gone}
     suspicion = (_F.comparison == comparison, _F.field == WHOLE, _F.state == "suspected")
-    for condition in _among(certain):
+    for condition in _among(sorted(over)):
         connection.execute(delete(DRIFT_FINDINGS).where(*suspicion, *condition))
-    for changed in (*rows.seen, *rows.worse, *rows.healed):
-        connection.execute(update(DRIFT_FINDINGS).where(*_key(changed)).values(_values(changed)))
-    if rows.new:
-        connection.execute(insert(DRIFT_FINDINGS), [_values(each) for each in rows.new])
+    # Many may drift at once, and a statement a row would outlast the lease of the comparison.
+    changed = [_values(each) for each in (*rows.new, *rows.seen, *rows.worse, *rows.healed)]
+    bulk.upsert_rows(connection, DRIFT_FINDINGS, pl.DataFrame(changed, schema=_SCHEMA))
 
 
-def _key(finding: Finding) -> tuple[ColumnElement[bool], ...]:
-    return (
-        _F.comparison == finding.comparison,
-        _F.account_id == finding.account_id,
-        _F.field == finding.field,
-        _F.opened_at == finding.opened_at,
-    )
+#: All columns of the table are text.
+_SCHEMA: dict[str, pl.DataType] = {column.name: pl.String() for column in DRIFT_FINDINGS.columns}
+
+
+def _is_same(open_: Finding, seen: Finding) -> bool:
+    return open_ == seen._replace(position=open_.position, seen_at=open_.seen_at)
 
 
 def _values(finding: Finding) -> dict[str, Any]:

@@ -22,6 +22,7 @@ __all__ = [
     "claim",
     "due",
     "healed",
+    "is_unheard",
     "listed",
     "note_told",
     "told_last",
@@ -89,6 +90,12 @@ def listed(connection: Connection, comparison: str | None = None) -> list[Incide
     if comparison is not None:
         statement = statement.where(_I.comparison == comparison)
     return [_incident(row) for row in connection.execute(statement)]
+
+
+def is_unheard(connection: Connection, comparison: str) -> bool:
+    """Say whether something is to be told that nobody has tried to tell yet."""
+    alert = due(connection, comparison)
+    return alert is not None and alert.incident.attempts == 0
 
 
 def due(connection: Connection, comparison: str) -> Alert | None:

@@ -144,14 +144,22 @@ def table_of(number: int) -> Table:
 
 
 def rows(connection: Connection, generation: int, account_ids: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return rows of a generation (`ROW_SCHEMA`), all of them or those of some accounts, in no order."""
+    """Return rows of a generation (`ROW_SCHEMA`), all of them or those of some accounts, in no order.
+
+    RefusedError names the first row that has a value of another type, or a time that is none: a hand wrote it.
+    """
     table = table_of(generation)
     statement = select(*(table.c[name] for name in ROW_SCHEMA)).where(table.c.generation == generation)
     stored = pl.Schema({name: pl.String() if name in _TIMES else dtype for name, dtype in ROW_SCHEMA.items()})
     found = bulk.select_rows(connection, statement, stored, key=table.c.account_id, keys=account_ids)
-    return found.with_columns(
-        pl.col(name).str.to_datetime(_TIME_FORMAT, time_unit="us", time_zone="UTC") for name in _TIMES
+    read = found.with_columns(
+        pl.col(name).str.to_datetime(_TIME_FORMAT, time_unit="us", time_zone="UTC", strict=False) for name in _TIMES
     )
+    for name in _TIMES:
+        if read[name].null_count() > found[name].null_count():
+            bad = found.filter(pl.col(name).is_not_null() & read[name].is_null()).row(0, named=True)
+            raise bulk.misplaced(bad["account_id"], name, bad[name])
+    return read
 
 
 def write_rows(connection: Connection, generation: int, changed: pl.DataFrame) -> None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 from eventsourcing_sqlalchemy.datastore import SQLAlchemyDatastore
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.orm import DeclarativeBase
 
 __all__ = [
@@ -294,8 +294,17 @@ DRIFT_FINDINGS = Table(
     Column("evidence", Text, nullable=False),
     # The position that both sides were compared at, as JSON.
     Column("position", Text, nullable=False),
+    # When it was first seen as it stands here.
     Column("seen_at", Text, nullable=False),
     Column("healed_at", Text, nullable=True),
+)
+# Every chunk asks for the open ones, and the healed are kept for ever.
+Index(
+    "ledger_drift_findings_open",
+    DRIFT_FINDINGS.c.comparison,
+    DRIFT_FINDINGS.c.account_id,
+    sqlite_where=text("state != 'healed'"),
+    postgresql_where=text("state != 'healed'"),
 )
 
 INCIDENTS = Table(

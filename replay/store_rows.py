@@ -68,14 +68,16 @@ def fold_batch(
     `memory` is that of the position before the batch, by default what the database has.
     """
     memory = memory or Memory.at(0, connection, number)
-    rows = memory.of(touched(batch.events, batch.poison), connection, number)
-    held = memory.parked.join(batch.events.select("account_id").unique(), on="account_id", how="semi")
+    account_ids = touched(batch.events, batch.poison)
+    rows = memory.of(account_ids, connection, number)
+    held = memory.parked.join(_keys(account_ids), on="account_id", how="semi")
     if held.is_empty():
         return fold(rows, batch.events, batch.poison, copies=source.copies)
-    behind = batch.events.select(pl.col("position").min()).item()
-    earlier, unread = unfolded(source, held["account_id"].to_list(), rows, until=behind - 1)
+    places = pl.Series([found.position for found in batch.poison], dtype=pl.Int64())
+    begins = pl.concat([batch.events["position"], places]).to_frame().min().item()
+    earlier, unread = unfolded(source, held["account_id"].to_list(), rows, until=begins - 1)
     events = pl.concat([batch.events, earlier])
-    return fold(rows, events, [*batch.poison, *unread], copies=source.copies)
+    return fold(rows, events, [*unread, *batch.poison], copies=source.copies)
 
 
 def unfolded(

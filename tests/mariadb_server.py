@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL
 from tests.maven_jars import MavenError, resolved
 from tests.object_store_server import free_ports
 
-__all__ = ["MariadbUnavailableError", "mariadb_server", "mariadb_url", "running"]
+__all__ = ["MariadbUnavailableError", "Server", "mariadb_server", "mariadb_url", "running", "serving"]
 
 POM = Path(__file__).with_name("mariadb") / "pom.xml"
 #: Survives a run, and is the same for all worker processes of one; `make clean` removes it.
@@ -109,35 +109,67 @@ def _unpack(jars: Path) -> None:
         (jars / name).chmod(0o755)
 
 
-@contextmanager
-def running(programs: Path) -> Iterator[URL]:
-    """Run a server in a temporary folder for as long as the context lasts, and yield its URL."""
-    with tempfile.TemporaryDirectory(prefix="ledger-mariadb-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+class Server:
+    """A server in a folder of its own, on a port of loopback that it keeps."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
         (folder / "tmp").mkdir()
-        log = folder / "log"
-        with log.open("wb") as output:
+        self._programs = programs
+        self._folder = folder
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        with self._log.open("ab") as output:
             _install(programs, folder, output.fileno())
-            (port,) = free_ports(1)
-            server = subprocess.Popen(
-                [str(programs / "bin/mariadbd"), *_arguments(programs, folder, port)],
+        (self._port,) = free_ports(1)
+        query = {"charset": "utf8mb4"}
+        self.url = URL.create("mysql+pymysql", "root", host="127.0.0.1", port=self._port, query=query)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with self._log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(self._programs / "bin/mariadbd"), *_arguments(self._programs, self._folder, self._port)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env=_environment(),
-                cwd=folder,
+                cwd=self._folder,
             )
-        try:
-            url = URL.create("mysql+pymysql", "root", host="127.0.0.1", port=port, query={"charset": "utf8mb4"})
-            _wait(server, port, log)
-            yield url
-        finally:
-            server.terminate()
+        _wait(self._process, self._port, self._log)
+
+    def kill(self) -> None:
+        """End it in the middle of whatever it does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """Let it end, if it runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
             try:
-                server.wait(timeout=STOP_SECONDS_MAX)
+                self._process.wait(timeout=STOP_SECONDS_MAX)
             except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+                self.kill()
+
+
+@contextmanager
+def serving(programs: Path) -> Iterator[Server]:
+    """Run a server in a temporary folder for as long as the context lasts, and yield it."""
+    with tempfile.TemporaryDirectory(prefix="ledger-mariadb-", ignore_cleanup_errors=True) as name:
+        server = Server(programs, Path(name))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+@contextmanager
+def running(programs: Path) -> Iterator[URL]:
+    """Run a server in a temporary folder for as long as the context lasts, and yield its URL."""
+    with serving(programs) as server:
+        yield server.url
 
 
 def _install(programs: Path, folder: Path, output: int) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "FASTEST",
     "OpenTransaction",
     "Record",
+    "bury",
     "delete_records",
     "delete_topic",
     "delete_topics",
@@ -47,6 +48,16 @@ def _admin(broker: Broker) -> Iterator[Any]:
 
     with KafkaAdminClient(bootstrap_servers=broker.bootstrap_servers) as admin:
         yield admin
+
+
+def bury(broker: Broker, group: str) -> None:
+    """Take all members out of a group at once, where the broker would wait for the dead as long as a session lasts."""
+    from kafka.admin import MemberToRemove
+
+    with _admin(broker) as admin:
+        members = admin.describe_groups([group])[group]["members"]
+        if members:
+            admin.remove_group_members(group, [MemberToRemove(member_id=member["member_id"]) for member in members])
 
 
 def make_topic(broker: Broker, name: str, partitions: int = 1, **config: object) -> str:

@@ -70,7 +70,8 @@ class ByMark:
         return MarkedRows(
             _told(steps, sound, found.wrong),
             [*found.same, *nowhere],
-            [*unknown, *without],
+            # What is behind its own mark settles like any row that may be on its way.
+            [*unknown, *without, *found.behind],
             unknown if self._mark.query is None else [],
             damaged,
         )

@@ -31,7 +31,8 @@ class Chunk(NamedTuple):
     """The accounts after the key before it until `until` (None: to the end of the round), all of them.
 
     `compared` counts accounts on either side, `drifted` has each difference that is certain, explained; `suspected`
-    are accounts that differ and may still settle. `position` is the one that both sides were compared at.
+    are accounts that differ and may still settle. `position` is the one that both sides were compared at; `rejected`
+    counts live rows that could not be read.
     """
 
     until: str | None
@@ -40,6 +41,7 @@ class Chunk(NamedTuple):
     suspected: list[str]
     uncompared: list[Uncompared]
     position: Position
+    rejected: int = 0
 
 
 class Pair(Protocol):

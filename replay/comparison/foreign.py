@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,15 +36,16 @@ from sqlalchemy import (
 from sqlalchemy import cast as sql_cast
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, NoSuchTableError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, NoSuchTableError
 from sqlalchemy.types import CHAR, Integer
 
 from ledger.importing import accounts
 from ledger.importing.sources import require_columns
+from replay.comparison.foreign_errors import named
 from replay.comparison.foreign_rows import LIVE_SCHEMA, LiveRows, RowReader, without_repeats
 from replay.comparison.live_table import LiveTable
 from replay.comparison.streaming import streamed
-from schemas.errors import ConfigurationError, StoreError, UsageError
+from schemas.errors import ConfigurationError, UsageError
 
 __all__ = ["ForeignSnapshot", "ForeignTable"]
 
@@ -52,6 +53,8 @@ __all__ = ["ForeignSnapshot", "ForeignTable"]
 ROWS_PER_FETCH = 2_000
 KEYS_PER_QUERY = 1_000
 CONNECTIONS_KEPT = 3
+#: How long a file that another process writes is waited for.
+SQLITE_SECONDS_MAX = 60.0
 _MYSQL = ("mysql", "mariadb")
 _TEXT = mysql.CHAR(charset="utf8mb4")
 
@@ -60,8 +63,9 @@ class ForeignTable:
     """The live table of another system; `close` it in the end.
 
     Raises:
-        UsageError: from any call: an unusable URL, no such table, a column that is missing.
-        StoreError: from any call: the database does not answer, or says no.
+        UsageError: from any call: an unusable URL, no such table, a column that is missing, whatever else the
+            database will say again until somebody mends it.
+        StoreError: from any call: the database does not answer now.
     """
 
     def __init__(self, live: LiveTable) -> None:
@@ -80,7 +84,7 @@ class ForeignTable:
 
     def open(self) -> ForeignSnapshot:
         """Begin a snapshot; the caller closes it."""
-        with _named(self.where):
+        with named(self.where):
             connection = _snapshot(self._engine)
             try:
                 if self._table is None:
@@ -99,7 +103,7 @@ class ForeignTable:
         """Whether an open snapshot keeps others from writing, so that it must be short: SQLite without a WAL."""
         if self._engine.name != "sqlite":
             return False
-        with _named(self.where), self._engine.connect() as connection:
+        with named(self.where), self._engine.connect() as connection:
             return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar()).lower() != "wal"
 
     def _described(self, connection: Connection) -> Table:
@@ -157,7 +161,7 @@ class ForeignSnapshot:
             # Rows of no account are rejects of every round, also of one that goes on.
             statement = statement.where(or_(beyond, self._key.is_(None)) if self._key.nullable else beyond)
         last = after
-        with _named(self.where):
+        with named(self.where):
             self._stream = streamed(self._connection, statement, ROWS_PER_FETCH)
             for read in self._reader.read(self._stream):
                 last = self._check_order(read.rows["account_id"], last)
@@ -167,7 +171,7 @@ class ForeignSnapshot:
     def of_accounts(self, account_ids: Sequence[str]) -> LiveRows:
         """Return the rows of some accounts, one an account, in order."""
         parts, rejects = [pl.DataFrame(schema=LIVE_SCHEMA)], []
-        with _named(self.where):
+        with named(self.where):
             for start in range(0, len(account_ids), KEYS_PER_QUERY):
                 wanted = account_ids[start : start + KEYS_PER_QUERY]
                 statement = select(*self._columns).where(self._is_one_of(wanted))
@@ -179,12 +183,15 @@ class ForeignSnapshot:
         return LiveRows(single.rows, pl.concat([single.rejects, *rejects]))
 
     def close(self) -> None:
-        """End the snapshot; nothing was written."""
-        with _named(self.where):
+        """End the snapshot, whether the database answers or not; nothing was written."""
+        try:
             if self._stream is not None:
                 if self._is_mysql:
                     self._interrupt()
                 self._stream.close()
+            self._connection.close()
+        except Exception:  # noqa: BLE001 - the driver's, the library's or the system's: it does not answer any more.
+            self._connection.invalidate()
             self._connection.close()
 
     def _interrupt(self) -> None:
@@ -205,7 +212,7 @@ class ForeignSnapshot:
             return last
         first = ids[0]
         if (last is not None and first < last) or not ids.is_sorted():
-            raise StoreError(
+            raise UsageError(
                 "the database does not give accounts in order of code points",
                 where=self.where,
                 next_step="give the account column a binary collation, and tell us of this database",
@@ -268,36 +275,31 @@ def _engine(url: URL, where: str) -> Engine:
 
 
 def _read_only_file(place: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(place, uri=True, timeout=60, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        place, uri=True, timeout=SQLITE_SECONDS_MAX, isolation_level=None, check_same_thread=False
+    )
     connection.execute("PRAGMA query_only = ON")
     return connection
 
 
 def _snapshot(engine: Engine) -> Connection:
-    """Return a connection that is in a transaction which sees one moment and cannot write."""
-    name = engine.name
-    if name == "postgresql":
-        options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        return engine.connect().execution_options(**options)
-    if name == "sqlite":
-        connection = engine.connect()
-        connection.exec_driver_sql("BEGIN")
-        # The moment is that of the first read.
-        connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        return connection
-    if name in _MYSQL:
-        connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        return connection
-    # Of other databases nothing is known; one statement sees one moment in most, and everything is rolled back.
-    return engine.connect()
-
-
-@contextmanager
-def _named(where: str) -> Iterator[None]:
+    """Return a connection that is in a transaction which sees one moment, that of this call, and cannot write."""
+    connection = engine.connect()
     try:
-        yield
-    except SQLAlchemyError as error:
-        reason = (str(getattr(error, "orig", None) or error).splitlines() or ["no reason given"])[0]
-        raise StoreError(f"the database says: {reason}", where=where, next_step="check [live]") from error
+        if engine.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            # The moment is that of the first statement.
+            connection.exec_driver_sql("SELECT 1").fetchall()
+        elif engine.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+            # The moment is that of the first read.
+            connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
+        elif engine.name in _MYSQL:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        # Of other databases nothing is known; one statement sees one moment in most, and everything is rolled back.
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -17,12 +17,14 @@ __all__ = ["Judged", "judge"]
 class Judged(NamedTuple):
     """Accounts by what their mark came to: live is as the log says there, or is not, or the log knows no such place.
 
-    `wrong` is the version that a row was compared at, by account.
+    `wrong` is the version that a row was compared at, by account. `behind` are rows that are what the log says at their
+    own mark, which is not their account's last place: live has yet to apply what came after it, or never will.
     """
 
     same: list[str]
     wrong: dict[str, int]
     unknown: list[str]
+    behind: list[str]
 
 
 def judge(steps: Steps, live: pl.DataFrame, mark: Mark, *, positions: Sequence[int] = ()) -> Judged:
@@ -34,12 +36,19 @@ def judge(steps: Steps, live: pl.DataFrame, mark: Mark, *, positions: Sequence[i
     both = steps.frame.join(
         live.select("account_id", "mark", *(pl.col(name).alias(f"live_{name}") for name in _LIVE)), on="account_id"
     ).sort("account_id", "version")
-    places = both.filter(_is_place(mark, positions)).with_columns(is_same=is_same_state())
-    found = places.group_by("account_id").agg(pl.col("is_same").any(), pl.col("version").last())
-    same = found.filter("is_same")["account_id"].to_list()
+    is_last = pl.col("account_id").ne_missing(pl.col("account_id").shift(-1))
+    both = both.with_columns(is_last=is_last, is_same=is_same_state())
+    places = both.filter(_is_place(mark, positions))
+    found = places.group_by("account_id").agg(
+        pl.col("is_same").any(), pl.col("version").last(), is_level=(pl.col("is_same") & pl.col("is_last")).any()
+    )
+    # A table says of all its rows where they are; a row that says so for itself may have been left behind.
+    is_level = pl.lit(value=True) if mark.query is not None else pl.col("is_level")
+    same = found.filter(pl.col("is_same") & is_level)["account_id"].to_list()
+    behind = found.filter(pl.col("is_same") & ~is_level)["account_id"].to_list()
     wrong = dict(found.filter(~pl.col("is_same")).select("account_id", "version").iter_rows())
-    known = {*same, *wrong}
-    return Judged(same, wrong, [each for each in live["account_id"].to_list() if each not in known])
+    known = {*same, *wrong, *behind}
+    return Judged(same, wrong, [each for each in live["account_id"].to_list() if each not in known], behind)
 
 
 def _is_place(mark: Mark, positions: Sequence[int]) -> pl.Expr:

@@ -15,6 +15,7 @@ from replay.comparison.foreign import ForeignSnapshot, ForeignTable
 from replay.comparison.foreign_rows import without_repeats
 from replay.comparison.looks import Look, Looks
 from replay.comparison.merge import Cut, Merge, paired
+from replay.comparison.rejected import Rejected
 from replay.comparison.replayed import Moment, Replayed
 from replay.comparison.settling import Pairing, Settling
 from replay.differences import Drifted
@@ -26,6 +27,8 @@ __all__ = ["ForeignPair"]
 SNAPSHOT_SECONDS_MAX = 60.0
 #: Suspects that are looked at again at once.
 SUSPECTS_PER_LOOK = 2_000
+#: The pause after a look is at least so many times as long as that took.
+PAUSE_PER_LOOK = 4.0
 
 _LIVE = ("balance", "frozen", "status", "locked_at")
 
@@ -42,12 +45,11 @@ class _Round:
 class ForeignPair:
     """The pair of a foreign live table and what replay says; see `replay.comparison.chunk.Pair`.
 
-    `rejects` is given the rows that cannot be read (`REJECT_SCHEMA`), once a round; `rejected` counts those of the
-    round under way. `clock` gives seconds. Both databases are read in snapshots, live first, so that the log knows at
+    `name` says which table it is: a store may be compared with several, each with findings of its own. `rejects` is
+    given the rows that cannot be read (`REJECT_SCHEMA`), once a round; `rejected` counts those since it was begun or
+    gone on with. `clock` gives seconds. Both databases are read in snapshots, live first, so that the log knows at
     least what live had applied.
     """
-
-    name = "live"
 
     def __init__(
         self,
@@ -59,7 +61,10 @@ class ForeignPair:
     ) -> None:
         live = foreign.live
         self.foreign = foreign
-        self.rejected = 0
+        self.name = f"live {foreign.where}"
+        self._rejected = Rejected(rejects)
+        #: How many there were when the last chunk was given.
+        self._rejected_before = 0
         self.settling = Settling(
             settle_seconds=live.settle_seconds,
             unsettled_seconds=live.unsettled_seconds,
@@ -67,7 +72,6 @@ class ForeignPair:
             quiet_waives=replayed.is_once,
         )
         self._replayed = replayed
-        self._rejects = rejects
         self._clock = clock
         self._by_mark = None if live.mark is None else ByMark(live.mark)
         self._looks = Looks(self.settling, replayed, partitions=live.partitions, by_mark=self._by_mark)
@@ -77,12 +81,18 @@ class ForeignPair:
         #: What was found to differ, and the rows that it was found of: as long as these stay, it needs no new look.
         self._known: dict[str, tuple[Pairing, list[Drifted]]] = {}
 
+    @property
+    def rejected(self) -> int:
+        """How many rows could not be read since the round was begun or gone on with."""
+        return self._rejected.count
+
     def begin(self, after: str | None) -> None:
         """Begin a round, or go on with one behind a key."""
         self._leave()
         self._after = after
-        if after is None:
-            self.rejected = 0
+        # All of it anew: what was counted before may be of a chunk that nobody has noted.
+        self._rejected.begin()
+        self._rejected_before = 0
         self._open()
 
     def chunk(self, rows: int) -> Chunk:
@@ -96,7 +106,8 @@ class ForeignPair:
         except BaseException:
             self._leave()
             raise
-        self._after = found.until
+        found = found._replace(rejected=self.rejected - self._rejected_before)
+        self._after, self._rejected_before = found.until, self.rejected
         is_old = self._clock() - at.opened_at > SNAPSHOT_SECONDS_MAX
         if found.until is None or is_old or self.foreign.blocks_writers:
             self._leave()
@@ -108,10 +119,14 @@ class ForeignPair:
         settling = self.settling
         if not settling.suspects or now < self._look_at:
             return Settled([], [], [])
-        self._look_at = now + settling.settle_seconds / settling.looks_min
+        pause = settling.settle_seconds / settling.looks_min
+        self._look_at = now + pause
         account_ids = list(settling.suspects)[:SUSPECTS_PER_LOOK]
         with closing(self.foreign.open()) as live, closing(self._replayed.open()) as moment:
             found = self._looks.look(account_ids, live, moment, now=now)
+        # Where a look takes long, as a pass over a topic does, most of the time must be left for the rest.
+        ended = self._clock()
+        self._look_at = ended + max(pause, PAUSE_PER_LOOK * (ended - now))
         for account_id in account_ids:
             # To the end of the row, so that all have their turn.
             if account_id in settling.suspects:
@@ -126,13 +141,17 @@ class ForeignPair:
         self.foreign.close()
 
     def _leave(self) -> None:
-        if self._round is not None:
-            self._round.live.close()
-            self._round.moment.close()
-            self._round = None
+        # Forgotten first: whatever does not answer now, the next chunk begins with connections of its own.
+        left, self._round = self._round, None
+        if left is not None:
+            try:
+                left.live.close()
+            finally:
+                left.moment.close()
 
     def _open(self) -> _Round:
         live = self.foreign.open()
+        self._rejected.read_anew()
         try:
             moment = self._replayed.open()
         except BaseException:
@@ -146,10 +165,7 @@ class ForeignPair:
         return self._round
 
     def _taken(self, rows: pl.DataFrame, rejects: pl.DataFrame) -> pl.DataFrame:
-        if rejects.height:
-            self.rejected += rejects.height
-            if self._rejects is not None:
-                self._rejects(rejects)
+        self._rejected.add(rejects)
         return rows
 
     def _compared(self, at: _Round, cut: Cut) -> Chunk:
@@ -157,9 +173,7 @@ class ForeignPair:
         self._taken(live, repeats)
         both = paired(live, cut.replayed)
         parked = {
-            account_id: reason
-            for account_id, reason in at.parked.items()
-            if (self._after is None or account_id > self._after) and (cut.until is None or account_id <= cut.until)
+            account_id: reason for account_id, reason in at.parked.items() if self._is_here(account_id, cut.until)
         }
         uncompared = [Uncompared(account_id=account_id, reason=reason) for account_id, reason in parked.items()]
         unread = both.filter("is_unread")["account_id"].to_list()
@@ -169,6 +183,7 @@ class ForeignPair:
         if out:
             candidates = candidates.filter(~pl.col("account_id").is_in(out))
         drifted, suspected = self._judged(at, candidates, cut.until)
+        self._clear_settled(suspected, cut.until)
         left_out = both.filter(pl.col("account_id").is_in(out)).height if out else 0
         return Chunk(cut.until, both.height - left_out, drifted, suspected, uncompared, at.moment.position)
 
@@ -198,12 +213,21 @@ class ForeignPair:
         self.settling.suspect(suspected, now=self._clock())
         return drifted, suspected
 
+    def _clear_settled(self, suspected: list[str], until: str | None) -> None:
+        """Forget suspects that are none any more: once they are so again, their time begins anew."""
+        still = set(suspected)
+        self.settling.clear(
+            [each for each in self.settling.suspects if each not in still and self._is_here(each, until)]
+        )
+
     def _forget_known(self, still: set[str], until: str | None) -> None:
-        after = self._after
         for account_id in [*self._known]:
-            is_here = (after is None or account_id > after) and (until is None or account_id <= until)
-            if is_here and account_id not in still:
+            if self._is_here(account_id, until) and account_id not in still:
                 del self._known[account_id]
+
+    def _is_here(self, account_id: str, until: str | None) -> bool:
+        """Whether an account is of the chunk that ends with a key."""
+        return (self._after is None or account_id > self._after) and (until is None or account_id <= until)
 
 
 UNREAD = "its live row cannot be read, or it has several: see the rejects"

@@ -16,8 +16,8 @@ the round has compared.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
-from typing import TypeVar
+from itertools import accumulate
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -26,9 +26,9 @@ from ledger.read_model import Generation
 from ledger.shadows import Shadow
 from ledger.store import Store
 from replay.comparison.chunk import Chunk, Settled
-from replay.comparison.own_judged import Judge, Verdicts
+from replay.comparison.own_judged import Judge
 from replay.comparison.own_moved import unmoved
-from replay.comparison.own_rows import Keys, OwnRows, Row
+from replay.comparison.own_rows import ACCOUNTS_AT_ONCE, Keys, OwnRows, Row
 from schemas.errors import UsageError
 
 __all__ = ["OwnPair"]
@@ -37,8 +37,11 @@ __all__ = ["OwnPair"]
 #: ends under rows that had them already is damaged, but live has not drifted, and the lookup costs as much again.
 ENDS_ROUNDS = 4
 
-#: Accounts that are judged at once.
-ACCOUNTS_PER_JUDGEMENT = 2_000
+#: Accounts of a chunk that are replayed alone at most, and their events; one account is in any case. Of accounts that
+#: are not plainly equal a chunk looks at so many. It ends early behind them, so it is short whatever went wrong.
+SUSPECTS_MAX = 2_000
+SUSPECT_EVENTS_MAX = 200_000
+UNEQUAL_MAX = 20_000
 
 #: Events that live may be behind the head for the accounts of these to be listed in each chunk.
 LISTED_EVENTS_MAX = 20_000
@@ -56,15 +59,20 @@ class OwnPair:
         self._store = store
         self._shadow_name = shadow_name
         self._after: str | None = None
-        self._rounds = count()
-        self._has_ends = True
+        self._rounds = 0
+        self._is_whole = False
+        #: Accounts of which the log was seen to have lost something: they are asked in every round until it is back.
+        self._damaged: set[str] = set()
         self.generations: list[int] = []
 
     def begin(self, after: str | None) -> None:
         """Begin a round, or go on with one behind a key."""
         self._after = after
-        self._has_ends = next(self._rounds) % ENDS_ROUNDS == 0
-        self.generations = []
+        if after is None:
+            # A first chunk that came to nothing does not make another round.
+            self._rounds += self._is_whole
+            self.generations = []
+        self._is_whole = False
 
     def chunk(self, rows: int) -> Chunk:
         """Compare the next accounts, at most so many of each side, in one snapshot."""
@@ -75,13 +83,13 @@ class OwnPair:
             own = OwnRows(connection, live.generation, shadow.number)
             keys, counts = own.keys(self._after, rows)
             parked = own.parked(keys)
-            compared, suspects = self._suspects(connection, own, live, (keys, counts), sorted({*parked[0], *parked[1]}))
-            judge = Judge(self._store, connection, live, shadow, parked)
-            found = Verdicts([], [])
-            for some in _slices(suspects):
-                found.add(judge.judged(some))
-        self._after = keys.until
-        return Chunk(keys.until, compared, found.drifted, [], found.uncompared, live.position)
+            held = {name for name in self._damaged if keys.has(name)} | {*parked[0], *parked[1]}
+            some = self._suspects(connection, own, live, (keys, counts), held)
+            found = Judge(self._store, connection, live, shadow, parked).judged(some.suspects)
+        judged = {row.account_id for row in some.suspects}
+        self._damaged = (self._damaged - judged) | {each.account_id for each in found.uncompared}
+        self._after, self._is_whole = some.until, some.until is None
+        return Chunk(some.until, some.compared, found.drifted, [], found.uncompared, live.position)
 
     def settle(self) -> Settled:
         """Return nothing: everything is compared at one position."""
@@ -100,32 +108,48 @@ class OwnPair:
         return live, shadow
 
     def _suspects(
-        self,
-        connection: Connection,
-        own: OwnRows,
-        live: Generation,
-        within: tuple[Keys, list[int]],
-        parked: list[str],
-    ) -> tuple[int, list[Row]]:
-        """Return how many accounts a range has, and those of them that are to be replayed alone."""
-        head = self._store.head(connection)
+        self, connection: Connection, own: OwnRows, live: Generation, within: tuple[Keys, list[int]], parked: set[str]
+    ) -> _Some:
+        """Return how many accounts a range has, those of them that are to be replayed alone, and where it ends."""
+        keys, head = within[0], self._store.head(connection)
         # Few later events are listed; of many, each account is asked for its own. A log that ends before the position
         # of live has lost its end, and every account may have lost its own.
         is_far = not live.position <= head <= live.position + LISTED_EVENTS_MAX
-        found = own.compared(*within, ends=self._has_ends, until=live.position if is_far else None)
-        suspects = {row.account_id: row for row in unmoved(self._store, connection, found.rows, live.position)}
+        has_ends = self._rounds % ENDS_ROUNDS == 0
+        found = own.compared(*within, ends=has_ends, until=live.position if is_far else None)
         # Rows that are where the head says, which is after the position of live.
-        ahead = [] if is_far or head == live.position else own.appended(within[0], live.position)
-        seen = {row.account_id for row in found.rows}
-        wanted = sorted({*(name for name in ahead if name not in seen), *parked} - suspects.keys())
-        for some in _slices(wanted):
+        ahead = [] if is_far or head == live.position else own.appended(keys, live.position)
+        unequal = {row.account_id: row for row in found.rows}
+        names = sorted({*unequal, *ahead, *parked})
+        if len(names) > UNEQUAL_MAX:
+            names = names[:UNEQUAL_MAX]
+            keys, found = own.cut(keys, found, names[-1])
+        suspects = {row.account_id: row for row in unmoved(self._store, connection, found.rows, live.position)}
+        wanted = [name for name in names if name in parked or name not in unequal]
+        for some in _slices([name for name in wanted if name not in suspects]):
             suspects |= {row.account_id: row for row in own.of_accounts(some)}
-        return found.accounts, [suspects[name] for name in sorted(suspects)]
+        ordered = [suspects[name] for name in sorted(suspects)]
+        few = _few(ordered)
+        if len(few) < len(ordered):
+            keys, found = own.cut(keys, found, few[-1].account_id)
+        return _Some(keys.until, found.accounts, few)
 
 
-_T = TypeVar("_T")
+class _Some(NamedTuple):
+    """The accounts until a key, how many they are, and those of them that are to be replayed alone."""
+
+    until: str | None
+    compared: int
+    suspects: list[Row]
 
 
-def _slices(items: list[_T]) -> Iterator[list[_T]]:
-    for start in range(0, len(items), ACCOUNTS_PER_JUDGEMENT):
-        yield items[start : start + ACCOUNTS_PER_JUDGEMENT]
+def _few(rows: list[Row]) -> list[Row]:
+    """Return the first of some accounts, so few that they are soon replayed."""
+    events = accumulate(max(row.head_version or 0, row.live_version, row.shadow_version) for row in rows)
+    few = sum(reached <= SUSPECT_EVENTS_MAX for reached in events)
+    return rows[: min(max(few, 1), SUSPECTS_MAX)]
+
+
+def _slices(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), ACCOUNTS_AT_ONCE):
+        yield names[start : start + ACCOUNTS_AT_ONCE]

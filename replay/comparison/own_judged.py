@@ -32,11 +32,6 @@ class Verdicts(NamedTuple):
     drifted: list[Drifted]
     uncompared: list[Uncompared]
 
-    def add(self, other: Verdicts) -> None:
-        """Take in those of other accounts."""
-        self.drifted.extend(other.drifted)
-        self.uncompared.extend(other.uncompared)
-
 
 class Judge:
     """Judges accounts by the log up to the position of live, in the snapshot of the connection.
@@ -62,23 +57,25 @@ class Judge:
 
     def judged(self, rows: list[Row]) -> Verdicts:
         """Judge some accounts."""
+        if not rows:
+            return Verdicts([], [])
         found = steps(self._source, [row.account_id for row in rows], until=self._live.position)
         uncompared = [
             Uncompared(account_id=row.account_id, reason=reason)
             for row in rows
             if (reason := self._why_uncompared(row.account_id, found.parked)) is not None
         ]
-        # A live row that is parked waits at its version: up to there it is judged.
-        waits = {
-            row.account_id: row.live_version
-            for row in rows
-            if row.account_id in self._live_parked and row.account_id not in found.parked
-        }
-        found = _until_versions(found, waits)
-        said = stored(found.rows())
-        wrong = [row for row in rows if self._is_wrong(row, said.get(row.account_id), found.parked)]
+        # The log of an account that outgrew its columns is whole. Its row waits where the batch before left it, which
+        # depends on how batches were cut, so it is judged at its version, as any live row that waits.
+        damaged = {name: each for name, each in found.parked.items() if each.reason != "overflow"}
+        waiting = self._live_parked.keys() | found.parked.keys()
+        waits = {row.account_id: row.live_version for row in rows if row.account_id in waiting - damaged.keys()}
+        judged = Steps(_until_versions(found.frame, waits), damaged)
+        said = stored(judged.rows())
+        wrong = [row for row in rows if _is_wrong(row, said.get(row.account_id), damaged)]
         shadow_wrong = [row for row in rows if self._is_shadow_wrong(row, said.get(row.account_id), found.parked)]
-        return Verdicts([*_drifted(wrong, said, found), *_drifted(shadow_wrong, said, found, shadow=True)], uncompared)
+        drifted = _drifted(wrong, said, judged) + _drifted(shadow_wrong, said, judged, shadow=True)
+        return Verdicts(drifted, uncompared)
 
     def _why_uncompared(self, account_id: str, parked: dict[str, Parked]) -> str | None:
         if account_id in parked:
@@ -88,12 +85,6 @@ class Judge:
             return f"live waits: {self._live_parked[account_id]}"
         reason = self._shadow_parked.get(account_id)
         return None if reason is None else f"the shadow waits: {reason}"
-
-    def _is_wrong(self, row: Row, said: Stored | None, parked: dict[str, Parked]) -> bool:
-        """Whether live differs from what the log says; where that cannot vouch for it, from the shadow as well."""
-        if row.live == said:
-            return False
-        return row.account_id not in parked or row.live != row.shadow
 
     def _is_shadow_wrong(self, row: Row, said: Stored | None, parked: dict[str, Parked]) -> bool:
         """Whether the shadow's row differs where live is what the log says, and no position can explain it."""
@@ -111,14 +102,22 @@ class Judge:
         return self._follows_store and (row.shadow_version < row.live_version) == self._is_shadow_ahead
 
 
-def _until_versions(found: Steps, versions: dict[str, int]) -> Steps:
+def _is_wrong(row: Row, said: Stored | None, damaged: dict[str, Parked]) -> bool:
+    """Whether live differs from what the log says; where that cannot vouch for it, from the shadow at its version."""
+    if row.live == said:
+        return False
+    # How far each side came before the log was damaged, or what it waits for was missing, is nobody's fault.
+    return row.account_id not in damaged or (row.live != row.shadow and row.live_version == row.shadow_version)
+
+
+def _until_versions(frame: pl.DataFrame, versions: dict[str, int]) -> pl.DataFrame:
     """Let the steps of some accounts end at a version."""
     if not versions:
-        return found
+        return frame
     ends = pl.DataFrame({"account_id": list(versions), "until": list(versions.values())}, schema=_ENDS)
-    kept = found.frame.join(ends, on="account_id", how="left", maintain_order="left")
+    kept = frame.join(ends, on="account_id", how="left", maintain_order="left")
     is_kept = pl.col("until").is_null() | (pl.col("version") <= pl.col("until"))
-    return Steps(kept.filter(is_kept).drop("until"), found.parked)
+    return kept.filter(is_kept).drop("until")
 
 
 _ENDS = {"account_id": pl.String, "until": pl.Int64}

@@ -36,6 +36,9 @@ Stored = tuple[Any, ...]
 _COLUMNS = tuple(name for name in ROW_SCHEMA if name != "account_id")
 _VERSION, _CHAIN = _COLUMNS.index("version"), _COLUMNS.index("chain")
 
+#: Accounts that are asked for by name at once.
+ACCOUNTS_AT_ONCE = 2_000
+
 
 class Keys(NamedTuple):
     """The accounts after one key until another, by code point; None is the beginning or the end."""
@@ -47,6 +50,10 @@ class Keys(NamedTuple):
         """Return whether a key is one of them, as SQL."""
         after = true() if self.after is None else column > self.after
         return and_(after, true() if self.until is None else column <= self.until)
+
+    def has(self, account_id: str) -> bool:
+        """Return whether an account is one of them."""
+        return (self.after is None or account_id > self.after) and (self.until is None or account_id <= self.until)
 
 
 class Row(NamedTuple):
@@ -123,14 +130,21 @@ class OwnRows:
         nowhere = sum(row.live is None and row.shadow is None for row in found)
         return Range(counts[0] + strays - nowhere, found)
 
+    def cut(self, keys: Keys, found: Range, until: str) -> tuple[Keys, Range]:
+        """Let a range that was compared end at an earlier key."""
+        kept = [row for row in found.rows if row.account_id <= until]
+        strays = sum(row.head_version is None for row in kept)
+        nowhere = sum(row.live is None and row.shadow is None for row in kept)
+        keys = Keys(keys.after, until)
+        return keys, Range(self._count(HEADS, None, keys) + strays - nowhere, kept)
+
     def of_accounts(self, account_ids: list[str]) -> list[Row]:
         """Return some accounts that have a head, or a row on either side, equal or not."""
         ids = HEADS.c.account_id.in_(account_ids)
         statement = select(*self._columns()).select_from(self._joined(Keys(None, None))).where(ids)
         found = [_row(values) for values in self._connection.execute(statement)]
         missing = sorted(set(account_ids) - {row.account_id for row in found})
-        headless = [self._headless(account_id) for account_id in missing]
-        return found + [row for row in headless if row.live is not None or row.shadow is not None]
+        return found + self._headless(missing)
 
     def appended(self, keys: Keys, after: int) -> list[str]:
         """Return the accounts of a range with events after a position, all of which are looked at."""
@@ -187,16 +201,19 @@ class OwnRows:
         has_head = select(HEADS.c.account_id).where(HEADS.c.account_id == table.c.account_id).exists()
         statement = select(table.c.account_id).where(table.c.generation == number, ~has_head)
         found = self._connection.execute(statement.where(keys.of(table.c.account_id))).scalars()
-        return [self._headless(str(account_id)) for account_id in found.all()]
+        return self._headless([str(account_id) for account_id in found.all()])
 
-    def _headless(self, account_id: str) -> Row:
-        sides = []
-        for table, number in zip(_TABLES, self._numbers, strict=True):
-            is_row = (table.c.generation == number) & (table.c.account_id == account_id)
-            statement = select(*(_raw(table.c[name]) for name in _COLUMNS)).where(is_row)
-            found = self._connection.execute(statement).one_or_none()
-            sides.append(None if found is None else tuple(found))
-        return Row(account_id, sides[0], sides[1], None, None)
+    def _headless(self, account_ids: list[str]) -> list[Row]:
+        """Return accounts without a head that have a row on either side."""
+        sides: list[dict[str, Stored]] = [{}, {}]
+        for side, table, number in zip(sides, _TABLES, self._numbers, strict=True):
+            for start in range(0, len(account_ids), ACCOUNTS_AT_ONCE):
+                some = table.c.account_id.in_(account_ids[start : start + ACCOUNTS_AT_ONCE])
+                columns = (_raw(table.c[name]) for name in _COLUMNS)
+                statement = select(table.c.account_id, *columns).where(table.c.generation == number, some)
+                side |= {str(name): tuple(values) for name, *values in self._connection.execute(statement)}
+        known = sorted(sides[0].keys() | sides[1].keys())
+        return [Row(account_id, sides[0].get(account_id), sides[1].get(account_id), None, None) for account_id in known]
 
     def _count(self, table: Table, number: int | None, keys: Keys) -> int:
         statement = select(func.count()).select_from(table).where(keys.of(table.c.account_id), _is_of(table, number))

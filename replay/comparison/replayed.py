@@ -60,8 +60,8 @@ class Moment(Protocol):
     def steps_to_head(self, account_ids: Sequence[str]) -> Steps:
         """Replay some accounts alone up to the head."""
 
-    def since(self, after: int) -> list[str]:
-        """Return some accounts with events after a position of the log, as far as they are known, the newest first."""
+    def since(self, after: int, partition: int) -> list[str]:
+        """Return some accounts with events after a position of a partition of the log, the newest first."""
 
     def moved(self, after: int, until: int) -> list[str]:
         """Return all accounts of the store with events after a position until another."""
@@ -90,8 +90,9 @@ class ShadowRows:
     """The rows of a shadow in the store's database.
 
     `source_of` gives the log of a moment (default: the store) and `head_of` its head. `log_partition` says in which
-    partition of it an account is; of a topic it is not known by itself, and then lag is never excluded by other
-    accounts.
+    partition of it an account is, as soon as it was replayed alone; `since` gives some accounts with events of a
+    partition after a position and before another, the newest first. Of a topic neither is known by itself, and without
+    both lag is never excluded by other accounts.
     """
 
     is_once = False
@@ -104,11 +105,13 @@ class ShadowRows:
         source_of: Callable[[Connection], AccountsSource] | None = None,
         head_of: Callable[[Connection], Position] | None = None,
         log_partition: Callable[[str], int | None] | None = None,
+        since: Callable[[int, int, int], list[str]] | None = None,
     ) -> None:
         self.store = store
         self.name = name
         self.source_of = source_of
         self.head_of = head_of
+        self.since = since
         self._log_partition = log_partition
 
     def open(self) -> Moment:
@@ -139,7 +142,7 @@ class _StoreMoment:
     def steps_to_head(self, account_ids: Sequence[str]) -> Steps:
         return steps(self.source, account_ids, until=self.head)
 
-    def since(self, after: int) -> list[str]:
+    def since(self, after: int, partition: int) -> list[str]:  # noqa: ARG002 - a store is one partition.
         # Where live is not far behind, the newest events will do, else some further back: each time twice as far.
         found: dict[str, None] = {}
         head, distance = self.store.head(self.connection), 1
@@ -192,7 +195,7 @@ class _ShadowMoment(_StoreMoment):
         except BaseException:
             self.close()
             raise
-        self._is_store = found.source == "store"
+        self._since = rows.since
         self._number = found.number
 
     def batches(self, after: str | None = None) -> Iterator[pl.DataFrame]:
@@ -228,8 +231,10 @@ class _ShadowMoment(_StoreMoment):
         found = read_model.parked(self.connection, self._number)
         return {account_id: f"{reason} at version {version}" for account_id, version, reason in found.iter_rows()}
 
-    def since(self, after: int) -> list[str]:
-        return super().since(after) if self._is_store else []
+    def since(self, after: int, partition: int) -> list[str]:
+        if isinstance(self.position, int):
+            return super().since(after, partition)
+        return [] if self._since is None else self._since(partition, after, self.position.get(partition, 0))
 
     def _select(self) -> Select[Any]:
         return select(*(SHADOW_ACCOUNTS.c[name] for name in REPLAYED_SCHEMA)).where(

@@ -12,13 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import Connection
+
 from ledger import comparisons
 from ledger.comparisons import Comparison
 from ledger.store import Store
 from replay.comparison.chunk import Chunk, Pair, Settled, Uncompared
 from schemas.errors import PositionMoved
 
-__all__ = ["RoundResult", "Rounds"]
+__all__ = ["Note", "NoteSettled", "RoundResult", "Rounds"]
+
+#: Notes what a chunk behind a key came to, or a look at suspects, in the transaction that vouches for it.
+Note = Callable[[Connection, Chunk, str | None], None]
+NoteSettled = Callable[[Connection, Settled], None]
 
 ROWS_MIN, ROWS_FIRST, ROWS_MAX = 500, 5_000, 100_000
 
@@ -33,7 +39,8 @@ LEASE = timedelta(seconds=30)
 class RoundResult:
     """What a whole round came to; `suspected` accounts may still settle, which changes it.
 
-    `compared` counts accounts on either side; `drifted` are accounts that differ for certain.
+    `compared` counts accounts on either side; `drifted` are accounts that differ for certain; `rejected` counts live
+    rows that could not be read.
     """
 
     number: int
@@ -41,11 +48,12 @@ class RoundResult:
     drifted: list[str] = field(default_factory=list)
     suspected: list[str] = field(default_factory=list)
     uncompared: list[Uncompared] = field(default_factory=list)
+    rejected: int = 0
 
     @property
     def verdict(self) -> str:
         """INCOMPARABLE where something was not compared, else DRIFT where something differs, else EQUAL."""
-        if self.uncompared or self.suspected:
+        if self.uncompared or self.suspected or self.rejected:
             return "INCOMPARABLE"
         return "DRIFT" if self.drifted else "EQUAL"
 
@@ -55,6 +63,13 @@ class RoundResult:
         self.drifted += _new(self.drifted, [each.account_id for each in chunk.drifted])
         self.suspected += _new(self.suspected, chunk.suspected)
         self.uncompared += chunk.uncompared
+        self.rejected += chunk.rejected
+
+    def saw_again(self, chunk: Chunk, after: str | None) -> None:
+        """Take in what a chunk of a later round, behind the key `after`, says of accounts that are suspected still."""
+        still = set(chunk.suspected)
+        over = [name for name in self.suspected if _is_within(name, after, chunk.until) and name not in still]
+        self.settled(Settled(chunk.drifted, over, chunk.uncompared))
 
     def settled(self, found: Settled) -> None:
         """Take in what became of suspected accounts."""
@@ -117,10 +132,12 @@ class Rounds:
         """Say whether a chunk may be compared now without comparing for more than `load_max` of the time."""
         return self._monotonic() >= self._due_at
 
-    def step(self) -> Chunk | None:
+    def step(self, note: Note | None = None) -> Chunk | None:
         """Compare the next chunk and note it; None where nothing was noted.
 
         That is so while another process compares, and once after it did: `after` then says where this one goes on.
+        `note` is called in the transaction that moves the cursor, so that no chunk passes whose findings are not
+        written, and nobody writes findings of a chunk that is another's by now.
         """
         held = self._taken()
         if held is None:
@@ -130,23 +147,43 @@ class Rounds:
             self._pair.begin(held.after_key)
             self._has_begun = True
         chunk = self._pair.chunk(self._rows)
-        took = self._monotonic() - began
+        # A chunk that is void because it took too long must be smaller the next time.
+        self._adapt(self._monotonic() - began)
+        # A chunk that is not noted is compared again, by this process or by whoever has the lease now.
+        self._has_begun = False
         try:
             with self._store.writing() as connection:
-                now = self._now()
-                self._held = comparisons.compared(connection, held, chunk.until, now=now, lease=self._lease)
+                moved = comparisons.compared(connection, held, chunk.until, now=self._now(), lease=self._lease)
+                if note is not None:
+                    note(connection, chunk, held.after_key)
         except PositionMoved:
-            # Whoever has the lease now compares the chunk again.
             self.close()
             return None
-        self._adapt(took)
-        self._cursor = (self._held.round, self._held.after_key)
+        self._has_begun = True
+        self._held, self._cursor = moved, (moved.round, moved.after_key)
         self._saw(chunk, held)
         return chunk
 
-    def settle(self) -> Settled:
-        """Look at the suspected accounts once more."""
+    def settle(self, note: NoteSettled | None = None) -> Settled | None:
+        """Look at the suspected accounts once more; None where another process compares, who looks at them itself.
+
+        `note` is called in a transaction that makes sure of the lease, where there is something to note.
+        """
+        held = self._taken()
+        if held is None:
+            return None
         found = self._pair.settle()
+        if not any(found):
+            return found
+        try:
+            with self._store.writing() as connection:
+                renewed = comparisons.renewed(connection, held, now=self._now(), lease=self._lease)
+                if note is not None:
+                    note(connection, found)
+        except PositionMoved:
+            self.close()
+            return None
+        self._held = renewed
         for result in (self._round, self._result):
             if result is not None:
                 result.settled(found)
@@ -160,9 +197,9 @@ class Rounds:
 
     def close(self) -> None:
         """Let go of the pair's connections; the next step goes on behind the cursor that the database has."""
-        self._pair.close()
         self._held = None
         self._has_begun = False
+        self._pair.close()
 
     def release(self) -> None:
         """Close, and give the lease back, so that another process goes on at once."""
@@ -176,8 +213,7 @@ class Rounds:
         # Each chunk renews the lease, so it is taken again only after a pause of half of it.
         if self._held is not None and now + self._lease / 2 < datetime.fromisoformat(str(self._held.held_until)):
             return self._held
-        with self._store.writing() as connection:
-            held = comparisons.take(connection, self.name, self._holder, now=now, lease=self._lease)
+        held = None if self._is_elsewhere(now) else self._take(now)
         if held is None:
             self.close()
             return None
@@ -188,6 +224,18 @@ class Rounds:
             self._round = None
         self._held, self._cursor = held, cursor
         return held if is_told else None
+
+    def _is_elsewhere(self, now: datetime) -> bool:
+        """Whether another process has the lease: who only waits for it need not write to find that out."""
+        with self._store.snapshot() as connection:
+            found = comparisons.find(connection, self.name)
+        if found is None or found.holder in {None, self._holder}:
+            return False
+        return now <= datetime.fromisoformat(str(found.held_until))
+
+    def _take(self, now: datetime) -> Comparison | None:
+        with self._store.writing() as connection:
+            return comparisons.take(connection, self.name, self._holder, now=now, lease=self._lease)
 
     def _adapt(self, took: float) -> None:
         """Size the next chunk by how long this one took, and say when it is due."""
@@ -202,9 +250,15 @@ class Rounds:
             self._round = RoundResult(before.round)
         if self._round is not None:
             self._round.saw(chunk)
+        if self._result is not None:
+            self._result.saw_again(chunk, before.after_key)
         if chunk.until is None:
             self._result, self._round = self._round, None
             self._has_begun = False
+
+
+def _is_within(name: str, after: str | None, until: str | None) -> bool:
+    return (after is None or name > after) and (until is None or name <= until)
 
 
 def _new(known: list[str], names: list[str]) -> list[str]:

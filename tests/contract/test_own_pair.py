@@ -7,13 +7,17 @@ import random
 import polars as pl
 import pytest
 from databases import OnPostgres, OnSqlite
-from ledgers import NOW, lose_event, lose_head, positions, take_event, write_history
+from ledgers import NOW, append, lose_event, lose_head, positions, take_event, write_history
+from samples import opened, recorded
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.event import listen
+from sqlalchemy.event import remove as remove_listener
 
 from consumers.projector import project
 from consumers.shadow import StoreShadow
 from ledger import Ledger, Store, read_model
 from ledger.tables import GENERATIONS, HEADS, PARKED
+from replay.comparison import own
 from replay.comparison.chunk import Chunk
 from replay.comparison.own import OwnPair
 from replay.steps import steps
@@ -36,9 +40,9 @@ OTHER = {
 LIVE, SHADOW = 1, -1
 
 
-def follow(store: Store, name: str = "shadow") -> None:
+def follow(store: Store, name: str = "shadow", **sizes: int) -> None:
     """Bring the shadow to the head, made where there is none."""
-    shadow = StoreShadow(store, name)
+    shadow = StoreShadow(store, name, **sizes)
     while shadow.step().lag_events:
         pass
     shadow.close()
@@ -231,6 +235,13 @@ class OwnPairContract:
         assert told(found) == [("acc-2", "balance", "log_damaged")]
         assert [each.account_id for each in found.uncompared] == ["acc-2", "acc-3"]
 
+    def test_an_end_that_is_lost_is_told_in_every_round(self, both):
+        """What one round has found is not called equal by the next, which does not look up every end."""
+        pair = OwnPair(both)
+        lose_event(both, "acc-2", max(positions(both, "acc-2")))
+        for _ in range(own.ENDS_ROUNDS + 1):
+            assert [each.account_id for each in compare(both, pair=pair).uncompared] == ["acc-2"]
+
     def test_a_head_that_is_lost_is_damage_of_the_log(self, both):
         """Rows without a head are not equal: nobody knows where their account should be."""
         lose_head(both, "acc-2")
@@ -259,6 +270,80 @@ class OwnPairContract:
         found = compare(both)
         assert found.drifted == []
         assert [each.account_id for each in found.uncompared] == ["acc-1", "acc-3"]
+
+    def test_what_each_side_reached_before_the_damage_is_no_drift(self, both):
+        """Live had more of an account than a replay can have by now: it is uncompared, and nothing else."""
+        take_event(both, "acc-2", 4)
+        StoreShadow(both, restart=True).close()
+        follow(both)
+        found = compare(both)
+        assert found.drifted == []
+        assert [(each.account_id, "version_gap" in each.reason) for each in found.uncompared] == [("acc-2", True)]
+
+    @pytest.mark.parametrize("sizes", [(2, 3), (3, 2), (1, 5), (5, 1)])
+    def test_an_account_that_outgrew_its_columns_is_uncompared(self, store, sizes):
+        """Where its rows wait depends on how batches were cut; a change of the waiting row is found all the same."""
+        amounts = (2**62, 5, 2**62, 2**62)
+        append(store, opened("a"), *(recorded("a", at, amount) for at, amount in enumerate(amounts, 2)), opened("b"))
+        project(store, batch_events=sizes[0])
+        follow(store, batch_events=sizes[1], catch_up_events=sizes[1])
+        found = compare(store)
+        assert (found.drifted, [each.account_id for each in found.uncompared]) == ([], ["a"])
+        assert "overflow" in found.uncompared[0].reason
+        with store.snapshot() as connection:
+            waits = read_model.rows(connection, LIVE, ["a"])
+        if not waits.is_empty():
+            change(store, LIVE, "a", frozen=1)
+            assert told(compare(store)) == [("a", "frozen", "foreign_write")]
+
+    def test_a_chunk_ends_early_where_much_is_wrong(self, both, monkeypatch):
+        """However few accounts a chunk may replay or look at, the round finds the same, each account once."""
+        take_event(both, "acc-4", 4)
+        Ledger(both, clock=lambda: NOW.replace(day=12)).credit("acc-3", "acc-3-more", 5)
+        for number, name in ((LIVE, "a"), (SHADOW, "acc-11"), (LIVE, "acc-25"), (SHADOW, "é"), (LIVE, "\U0001f600")):
+            add(both, number, name)
+        for name in ("acc-1", "acc-2", "acc-3", "acc-4"):
+            change(both, LIVE, name, balance=1)
+        expected = compare(both, 100)
+        assert len(told(expected)) == 9
+        for name, limit in (("SUSPECTS_MAX", 1), ("SUSPECTS_MAX", 3), ("SUSPECT_EVENTS_MAX", 10), ("UNEQUAL_MAX", 2)):
+            with monkeypatch.context() as patched:
+                patched.setattr(own, name, limit)
+                assert sorted(told(compare(both, 100))) == sorted(told(expected))
+                assert compare(both, 100)[1] == expected.compared
+                pair = OwnPair(both)
+                pair.begin(None)
+                first = pair.chunk(100)
+                assert (first.until is None, len(first.drifted) <= max(limit, 1)) == (False, True)
+
+    def test_rows_without_a_head_are_read_together(self, both):
+        """It takes as many statements to read many of them as it takes to read one."""
+        counts = []
+        for names in (["x0"], [f"x{number}" for number in range(1, 30)]):
+            for name in names:
+                add(both, LIVE, name)
+            statements: list[str] = []
+
+            def said(*arguments, into=statements):
+                into.append(arguments[2])
+
+            listen(both.engine, "before_cursor_execute", said)
+            assert compare(both, 100).compared == 4 + int(names[-1][1:]) + 1
+            remove_listener(both.engine, "before_cursor_execute", said)
+            counts.append(len(statements))
+        assert counts[0] == counts[1]
+
+    def test_a_round_that_is_gone_on_with_is_the_same_round(self, both):
+        """What a round looks for in its first chunk, it looks for in its last, after any outage between the two."""
+        lose_event(both, "acc-4")
+        pair = OwnPair(both)
+        for after in (None, None, "acc-2", "acc-2"):
+            pair.begin(after)
+        assert [each.account_id for each in pair.chunk(100).uncompared] == ["acc-4"]
+        # Without what it remembers, the next round does not see it.
+        pair._damaged.clear()
+        pair.begin(None)
+        assert pair.chunk(100).uncompared == []
 
     def test_a_promotion_during_a_round_is_gone_on_with(self, both):
         """The next chunk compares the generation that is live by then."""

@@ -79,3 +79,29 @@ def test_a_live_table_elsewhere_is_compared_with_a_shadow_of_the_topic(folder, k
     connection.close()
     status, document = run(folder, kafka_server, *watched)
     assert (status, [each["account_id"] for each in document["accounts"]]) == (1, ["a"])
+
+
+def test_a_missed_tail_of_a_quiet_topic_is_drift(folder, kafka_server, topic_name, tmp_path):
+    """What lag could explain is drift once an account of the same partition shows that live is past it."""
+    store = Store.at(folder)
+    append(store, *(event for number in range(12) for event in account_stream(f"later-{number}", 4)))
+    store.close()
+    assert run(folder, kafka_server, "publish", "--topic", topic_name, "--partitions", "2")[0] == 0
+    said = {each["account_id"]: each for each in run(folder, kafka_server, "balances")[1]["accounts"]}
+    connection = sqlite3.connect(tmp_path / "live.db")
+    with connection:
+        connection.execute("CREATE TABLE points (account_id TEXT, balance INT, frozen_amount INT, status TEXT)")
+        rows = [(name, each["balance"], each["frozen"], each["status"]) for name, each in said.items()]
+        connection.executemany("INSERT INTO points VALUES (?, ?, ?, ?)", rows)
+        connection.execute("DELETE FROM points WHERE account_id = 'a'")
+        connection.execute("UPDATE points SET balance = 10 WHERE account_id = 'b'")
+    connection.close()
+    live = f'[live]\nurl = "sqlite:///{tmp_path}/live.db"\ntable = "points"\nsettle_seconds = 0.3\n'
+    (folder / "ledger-replay.toml").write_text(live)
+    watched = ("drift", "--watch", "--live", "--rounds", "1", "--from", "topic", "--topic", topic_name)
+    status, document = run(folder, kafka_server, *watched)
+    assert {each["account_id"]: each["class"] for each in document["accounts"]} == {
+        "a": "row_missing",
+        "b": "missed_event",
+    }
+    assert status == 1

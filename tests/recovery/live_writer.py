@@ -18,9 +18,13 @@ from ledger import Store
 from ledger.tables import EVENTS
 from schemas import TransactionRecorded, decode
 
+ON_CONFLICT = (
+    "ON CONFLICT (account_id) DO UPDATE SET balance = accounts.balance + excluded.balance,"
+    " frozen_amount = accounts.frozen_amount + excluded.frozen_amount"
+)
 UPSERT = {
-    "sqlite": "ON CONFLICT (account_id) DO UPDATE SET balance = accounts.balance + excluded.balance,"
-    " frozen_amount = accounts.frozen_amount + excluded.frozen_amount",
+    "sqlite": ON_CONFLICT,
+    "postgresql": ON_CONFLICT,
     "mysql": "ON DUPLICATE KEY UPDATE balance = balance + VALUES(balance),"
     " frozen_amount = frozen_amount + VALUES(frozen_amount)",
 }

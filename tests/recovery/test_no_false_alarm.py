@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from busy_processes import busy
+from conftest import FULL
 from databases import OnPostgres, OnSqlite
 
 from consumers.projector import project
@@ -20,53 +15,7 @@ from ledger import Store
 from replay.comparison.own import OwnPair
 from replay.comparison.rounds import Rounds
 
-ROOT = Path(__file__).parents[2]
-FULL = bool(os.environ.get("LEDGER_REPLAY_TEST_FULL"))
 EVENTS = 1_000_000 if FULL else 20_000
-
-
-class Busy:
-    """A process that can be killed and started again."""
-
-    def __init__(self, what: str, url: str, chance: random.Random) -> None:
-        self._what, self._url, self._chance = what, url, chance
-        self.kills = 0
-        self.start()
-
-    def start(self) -> None:
-        """Start it with another seed than the last time."""
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-        arguments = [self._what, self._url, str(self._chance.randrange(2**32)), str(EVENTS)]
-        command = [sys.executable, "-m", "tests.recovery.busy", *arguments]
-        self._process = subprocess.Popen(command, cwd=ROOT, env=environment)
-
-    def is_done(self) -> bool:
-        """Whether it has come to its end, which no error is."""
-        status = self._process.poll()
-        assert status in (None, 0), f"the {self._what} ended with {status}"
-        return status == 0
-
-    def kill(self) -> None:
-        """Kill it, and start another, unless it has ended by itself."""
-        if not self.is_done():
-            self._process.send_signal(signal.SIGKILL)
-            self.kills += self._process.wait() == -signal.SIGKILL
-            self.start()
-
-    def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-
-
-@contextmanager
-def busy(what: str, url: str, chance: random.Random) -> Iterator[Busy]:
-    """Yield a running process, which is gone after it."""
-    process = Busy(what, url, chance)
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 class Watch:
@@ -125,7 +74,7 @@ class NoFalseAlarmContract:
         chance = random.Random(seed)
         project(store)
         watch = Watch(store, chance)
-        with busy("writer", url, chance) as writer, busy("projector", url, chance) as projector:
+        with busy("writer", url, chance, EVENTS) as writer, busy("projector", url, chance, EVENTS) as projector:
             while not (writer.is_done() and projector.is_done()):
                 watch.once()
                 if chance.random() < 0.05:

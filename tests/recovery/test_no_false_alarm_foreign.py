@@ -191,3 +191,10 @@ def test_a_live_system_in_mariadb(store: Store, tmp_path: Path, mariadb_url: str
     """Beside a live system that writes to MariaDB nothing is reported, until something is wrong."""
     with closing(Live(mariadb_url)) as live:
         never_alarms(store, live, tmp_path / "own", seed=12)
+
+
+@pytest.mark.postgres
+def test_a_live_system_in_postgresql(store: Store, tmp_path: Path, postgres_url: str) -> None:
+    """Beside a live system that writes to PostgreSQL nothing is reported, until something is wrong."""
+    with closing(Live(postgres_url)) as live:
+        never_alarms(store, live, tmp_path / "own", seed=13)

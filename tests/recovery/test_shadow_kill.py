@@ -27,8 +27,10 @@ ACCOUNTS = [f"account-{number}" for number in range(60)]
 WRITTEN = [f"written-{number}" for number in range(5)]
 EVENTS = 6_000
 POINTS = ("read", "fold", "write", "commit", "committed")
-RANDOM_KILLS = 3
-#: With `SEEDS` and both databases these are 200 kills and more.
+FULL = bool(os.environ.get("LEDGER_REPLAY_TEST_FULL"))
+#: In full, with `SEEDS`, over 100 at random moments on each database, beside those at every step; 80 more are of the
+#: shadow of a topic (tests/integration).
+RANDOM_KILLS = 8 if FULL else 3
 SEEDS = 13
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -120,6 +120,40 @@ def test_one_alert_when_it_begins_and_one_when_it_is_over(store: Store) -> None:
     keys = [took.headers["Idempotency-Key"] for took in hook.requests]
     assert keys == [f"{store.ledger_id}-1-drift", f"{store.ledger_id}-1-healed"]
     assert {took.headers["Authorization"] for took in hook.requests} == {"Bearer hush"}
+
+
+def test_accounts_that_were_not_compared_take_no_place_of_those_that_drift(store: Store) -> None:
+    """However many other findings there are, the alert names the accounts that differ."""
+    uncompared = {f"a{number:02}": "a gap" for number in range(20)}
+    with sending(store) as (found, hook):
+        with store.writing() as connection:
+            findings.found(connection, "own", Look([], [], uncompared, "9"), among=ALL, now=format_time(START))
+        found.drift("z")
+        found.send()
+    (took,) = hook.requests
+    assert [each["account_id"] for each in took.document["accounts"]] == ["z"]
+    assert took.document["position"] == 12
+
+
+def test_what_another_process_left_is_told_without_being_woken(store: Store) -> None:
+    """A sender that had nothing to do looks again after a while: whoever began an incident may have ended."""
+    with webhook() as hook:
+        sender = AlertSender(store, "own", Webhook(url=hook.url, timeout_seconds=5.0), look_seconds_max=0.05)
+        with closing(sender):
+            looked = threading.Event()
+            real = sender.send_due
+
+            def send_due() -> float | None:
+                pause = real()
+                looked.set()
+                return pause
+
+            sender.send_due = send_due  # type: ignore[method-assign]
+            sender.start()
+            assert looked.wait(30)
+            with store.writing() as connection:
+                assert incidents.begun(connection, "own", 1, now=format_time(datetime.now(UTC))) is not None
+            until(lambda: hook.kinds == ["drift"])
 
 
 def test_nothing_is_told_where_nothing_drifts(store: Store) -> None:

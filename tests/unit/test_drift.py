@@ -12,8 +12,10 @@ from ledgers import NOW, append
 from msgspec.structs import replace
 from samples import account_stream
 
+from consumers.projector import project
 from ledger import Ledger, Store
 from replay import balances, drift
+from schemas.errors import RefusedError
 
 FOREIGN = ("account_id", "balance", "frozen", "status", "locked_at")
 
@@ -93,3 +95,16 @@ def test_a_lock_that_live_missed_is_named(store: Store) -> None:
     active = rows.with_columns(status=pl.lit("active"), locked_at=pl.lit(None, rows.schema["locked_at"]))
     (found,) = drift(store, live=active).accounts
     assert (found.field, found.cause, found.first_event) == ("status", "missed_event", "a:4")
+
+
+@pytest.mark.parametrize(("column", "value"), [("balance", "abc"), ("locked_at", "yesterday"), ("chain", 7)])
+def test_a_value_that_no_column_takes_names_its_row(store: Store, column: str, value: object) -> None:
+    """A value of another type in the read model, which only a hand can write, is refused with account and column."""
+    project(store)
+    with store.writing() as connection:
+        connection.exec_driver_sql(f"UPDATE ledger_accounts SET {column} = ? WHERE account_id = 'b'", (value,))
+    with pytest.raises(RefusedError) as refused:
+        drift(store, live="read_model")
+    assert "'b'" in str(refused.value)
+    assert repr(column) in str(refused.value)
+    assert repr(value) in str(refused.value)

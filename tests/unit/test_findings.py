@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from databases import OnPostgres, OnSqlite
+from sqlalchemy import event
 
 from ledger import Store, findings, incidents
 from ledger.findings import Changes, Counts, Difference, Finding, Keys, Look
@@ -73,6 +74,38 @@ class _Findings:
             "foreign_write",
             "7",
         )
+
+    def test_a_row_that_says_nothing_new_is_not_written(self, store: Store) -> None:
+        """What is seen again just as it was keeps the position and moment of the first look that saw it so."""
+        look(store, difference("a"), uncompared=["b"], now="t1")
+        look(store, difference("a"), uncompared=["b"], now="t2")
+        assert [row.seen_at for row in rows(store)] == ["t1", "t1"]
+        look(store, difference("a", replayed="3"), uncompared=["b"], now="t3")
+        assert [row.seen_at for row in rows(store)] == ["t3", "t1"]
+
+    def test_what_drifts_again_at_once_is_the_old_row(self, store: Store) -> None:
+        """Where drift heals and comes back at one and the same moment, the row is open again and nothing fails."""
+        for _ in range(3):
+            assert ids(look(store, difference("a"), uncompared=["b"]).drifted) == [("a", "balance")]
+            assert len(look(store).healed) == 2
+        look(store, difference("a", live="9"))
+        assert life(store) == [("a", "balance", "drift", "t1", None), ("b", "", "healed", "t1", "t1")]
+
+    def test_many_findings_are_few_statements(self, store: Store) -> None:
+        """Thousands of accounts that are suspected, drift, change and heal at once take no statement each."""
+        names = [f"a{number:04}" for number in range(3_000)]
+        said: list[str] = []
+        event.listen(store.engine, "before_cursor_execute", lambda *seen: said.append(seen[2]))
+        look(store, suspected=names, now="t1")
+        look(store, *map(difference, names), now="t2")
+        look(store, *(difference(name, live="5") for name in names), now="t3")
+        look(store, *(difference(name, live="5") for name in names), now="t4")
+        look(store, now="t5")
+        assert {(row.state, row.opened_at, row.seen_at, row.live) for row in rows(store)} == {
+            ("healed", "t1", "t5", "5")
+        }
+        assert len(rows(store)) == 3_000
+        assert len(said) < 60, len(said)
 
     def test_what_drifts_again_is_a_new_row(self, store: Store) -> None:
         """A difference after it was healed stands beside the old one."""
@@ -204,7 +237,19 @@ class _Findings:
 
 
 class TestOnSqlite(_Findings, OnSqlite):
-    pass
+    def test_healed_findings_are_not_scanned(self, store: Store) -> None:
+        """What a chunk asks about open findings is answered from an index that has no healed ones."""
+        said: list[tuple[str, object]] = []
+        event.listen(store.engine, "before_cursor_execute", lambda *seen: said.append((seen[2], seen[3])))
+        with store.snapshot() as connection:
+            findings.counts(connection, "own")
+        look(store, among=Keys("a", "b"))
+        selects = [each for each in said if each[0].startswith("SELECT")]
+        assert len(selects) == 2
+        with store.snapshot() as connection:
+            for statement, parameters in selects:
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+                assert "ledger_drift_findings_open" in str(plan), plan
 
 
 class TestOnPostgres(_Findings, OnPostgres):

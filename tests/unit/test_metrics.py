@@ -41,7 +41,7 @@ def asked(path: str, metrics: Metrics | None = None, health: Health | None = Non
 
 def test_a_step_is_measured() -> None:
     """Events add up over steps, lag and positions are those of the last one."""
-    metrics = Metrics()
+    metrics = Metrics(now=lambda: NOW)
     old = NOW - timedelta(seconds=90)
     metrics.stepped(Step(5, 5, 12, 7, old), newest_at=old, now=NOW)
     found = samples(metrics)
@@ -56,11 +56,54 @@ def test_a_step_is_measured() -> None:
     assert (found["ledger_replay_shadow_position{0}"], found["ledger_replay_shadow_position{3}"]) == (9, 4)
 
 
+def test_lag_grows_while_the_loop_stands_still() -> None:
+    """The lag is that of the moment it is asked for, however long ago the last step was."""
+    now = NOW
+    metrics = Metrics(now=lambda: now)
+    metrics.stepped(Step(5, 5, 12, 7, NOW), newest_at=NOW, now=NOW)
+    now = NOW + timedelta(seconds=40)
+    assert samples(metrics)["ledger_replay_shadow_lag_seconds"] == 40
+
+
+def test_a_shadow_that_has_applied_nothing_yet_is_behind() -> None:
+    """Where this process has applied no event the lag counts from its start, or from when the shadow had all."""
+    now = NOW
+    metrics = Metrics(now=lambda: now)
+    now = NOW + timedelta(seconds=30)
+    metrics.stepped(Step(0, 5, 12, 7, None), newest_at=None, now=now)
+    assert samples(metrics)["ledger_replay_shadow_lag_seconds"] == 30
+    metrics.stepped(Step(0, 12, 12, 0, None), newest_at=None, now=now)
+    assert samples(metrics)["ledger_replay_shadow_lag_seconds"] == 0
+    old, now = now - timedelta(hours=5), now + timedelta(seconds=3)
+    metrics.stepped(Step(0, 12, 13, 1, None), newest_at=old, now=now)
+    assert samples(metrics)["ledger_replay_shadow_lag_seconds"] == 3
+
+
+def test_the_age_of_the_oldest_chunk_grows_until_it_is_compared() -> None:
+    """Before anything is known it counts from the start; then from when the oldest chunk was compared."""
+    now = NOW
+    metrics = Metrics(now=lambda: now)
+    now = NOW + timedelta(seconds=20)
+    assert samples(metrics)["ledger_replay_oldest_uncompared_chunk_age_seconds"] == 20
+    metrics.compared(NOW + timedelta(seconds=15))
+    assert samples(metrics)["ledger_replay_oldest_uncompared_chunk_age_seconds"] == 5
+    now += timedelta(seconds=60)
+    assert samples(metrics)["ledger_replay_oldest_uncompared_chunk_age_seconds"] == 65
+
+
 def test_a_clock_that_is_behind_gives_no_negative_lag() -> None:
     """An event recorded after now, by a clock that is ahead, is no negative age."""
-    metrics = Metrics()
+    metrics = Metrics(now=lambda: NOW)
     metrics.stepped(Step(1, 1, 2, 1, NOW), newest_at=NOW + timedelta(seconds=5), now=NOW)
     assert samples(metrics)["ledger_replay_shadow_lag_seconds"] == 0
+
+
+def test_what_an_open_transaction_holds_back_is_measured() -> None:
+    """It is no lag: the shadow has all that can be read."""
+    metrics = Metrics()
+    metrics.stepped(Step(0, {0: 4}, {0: 4}, 0, None, 3), newest_at=None, now=NOW)
+    found = samples(metrics)
+    assert (found["ledger_replay_held_back_events"], found["ledger_replay_shadow_lag_events"]) == (3, 0)
 
 
 def test_findings_rounds_and_alerts_are_measured() -> None:

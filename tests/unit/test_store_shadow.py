@@ -234,6 +234,18 @@ def test_far_behind_it_takes_larger_batches(store, open_shadow):
     assert is_fresh(store)
 
 
+@pytest.mark.parametrize("batch_events", range(1, 8))
+def test_what_cannot_be_read_of_a_parked_account_changes_nothing(store, open_shadow, batch_events):
+    """More poison behind the first, in a batch without any event too, leaves the account parked where it was."""
+    append(store, *account_stream("a", 7), *account_stream("b", 3))
+    for version in (5, 6):
+        change_event(store, "a", version, state=b'{"event":"zzz"}')
+    shadow = open_shadow(batch_events=batch_events, catch_up_events=batch_events)
+    while shadow.step().lag_events:
+        assert is_fresh(store)
+    assert stored(store).parked == {"a": (5, "poison_event")}
+
+
 def test_no_more_than_one_batch_is_read_ahead(store, open_shadow):
     """Until a batch is asked for, one is there at most: a slow writer keeps the reader waiting, not the memory full."""
     append(store, *account_stream("a", 60))

@@ -14,7 +14,7 @@ from topic_cases import history, records_of
 from topic_groups import NOWHERE, MemoryTopic, replayed_memory, said_by_topic
 
 from replay.steps import Steps, steps
-from replay.topic.accounts import TopicAccounts
+from replay.topic.accounts import RECORDS_PER_LOOK, TopicAccounts, accounts_between
 from replay.topic.client import Chunk, PartitionStopped
 from schemas import encode
 from schemas.errors import BrokerError, RefusedError
@@ -78,3 +78,32 @@ def test_a_partition_that_cannot_be_read_is_an_error(reason, error):
     with pytest.raises(error, match=reason) as caught:
         asked(topic, {0: 3}, "a")
     assert "partition 0, offset 1" in caught.value.where
+
+
+def test_where_accounts_are_is_known_once_they_were_replayed() -> None:
+    """An account is in the partition of all of its events, and in none where these are in several."""
+    topic = MemoryTopic(2)
+    topic.logs[0] = records_of(account_stream("a", 3))
+    topic.logs[1] = records_of([*account_stream("b", 2), recorded("c", 2)])
+    topic.logs[0] += records_of([*account_stream("c", 1)])
+    homes: dict[str, int | None] = {}
+    accounts = TopicAccounts(NOWHERE, "events", until={0: 4, 1: 3}, homes=homes)
+    with patch("replay.topic.accounts.open_reader", lambda *_: opened(topic)):
+        steps(accounts, ["a", "c", "nobody"], until={0: 4, 1: 3})
+        assert homes == {"a": 0, "c": None}
+        steps(accounts, ["b"], until={0: 4, 1: 3})
+    assert homes == {"a": 0, "b": 1, "c": None}
+
+
+def test_accounts_of_the_last_records_come_first() -> None:
+    """Those of the newest records, some from further back, and none of records that are not asked for."""
+    topic = MemoryTopic(1)
+    names = [f"a{number:04}" for number in range(1_000)]
+    topic.logs[0] = [record for name in names for record in records_of(account_stream(name, 1))]
+    with patch("replay.topic.accounts.open_reader", lambda *_: opened(topic)):
+        found = accounts_between(NOWHERE, "events", 0, 99, 900)
+        assert found[:RECORDS_PER_LOOK] == names[900 - RECORDS_PER_LOOK : 900][::-1]
+        assert set(found) <= set(names[100:900])
+        assert min(found) < names[450]
+        assert accounts_between(NOWHERE, "events", 0, 897, 900) == names[898:900][::-1]
+        assert accounts_between(NOWHERE, "events", 0, 899, 900) == []

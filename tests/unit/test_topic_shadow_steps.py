@@ -335,25 +335,47 @@ def test_a_partition_that_cannot_be_read_stops_it_where_that_is(store, topic, op
 
 
 def test_brokers_that_do_not_answer_are_waited_for(store, topic, opened):
-    """It says so once, goes on by itself, and an open transaction is only a lag."""
+    """It says so once, and goes on by itself."""
     said: list[str] = []
     topic.logs[0] = stream("a", 3)
-    topic.open_from[0] = 2
-    shadow = opened(waiting=said.append)
-    assert (shadow.step().lag_events, shadow.step().events, said) == (1, 0, [])
+    shadow = opened(waiting=said.append, batch_events=2)
+    assert (shadow.step().lag_events, said) == (1, [])
     topic.is_down = True
     for _ in range(3):
         step = shadow.step()
         assert (step.events, step.position, step.lag_events) == (0, {0: 2, 1: 0, 2: 0}, 1)
     assert len(said) == 1
     topic.is_down = False
-    topic.open_from.clear()
     to_head(shadow)
     assert said[1:] == [""]
     check(store, topic)
     topic.is_down = True
     with pytest.raises(BrokerError):
         opened()
+
+
+def test_what_an_open_transaction_holds_back_is_no_lag(store, topic, opened, monkeypatch):
+    """Nobody can read it, so the shadow has caught up; one that does not move on is told until it has ended."""
+    monkeypatch.setattr(topic_shadow, "LOOK_SECONDS", 0.0)
+    topic.logs[0] = stream("a", 5)
+    topic.open_from[0] = 3
+    shadow = opened()
+    shadow.step()
+    for instance in (shadow, opened()):
+        said = [instance.step() for _ in range(2)]
+        assert {(step.position[0], step.head[0], step.lag_events) for step in said} == {(3, 3, 0)}
+        assert said[1].held_back_events == 2
+    # Another transaction is open, which is nothing unusual.
+    topic.logs[0] += stream("b", 3)
+    topic.open_from[0] = 5
+    assert (shadow.step().events, shadow.step().held_back_events) == (2, 3)
+    topic.logs[0] += stream("c", 1)
+    topic.open_from[0] = 6
+    assert shadow.step().held_back_events == 0
+    topic.open_from.clear()
+    to_head(shadow)
+    assert shadow.step().held_back_events == 0
+    check(store, topic)
 
 
 def test_the_newest_event_says_when_it_was_recorded(store, topic, opened):
