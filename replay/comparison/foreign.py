@@ -130,6 +130,7 @@ class ForeignSnapshot:
         self._connection = connection
         self._table = table
         self._thread_id = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() if self._is_mysql else None
+        self._driver: Any = connection.connection.driver_connection
         self._stream: Generator[Sequence[Any], None, None] | None = None
         mapping, mark = foreign.mapping, foreign.live.mark
         name_of = mapping.source_name
@@ -191,6 +192,10 @@ class ForeignSnapshot:
                 self._stream.close()
             self._connection.close()
         except Exception:  # noqa: BLE001 - the driver's, the library's or the system's: it does not answer any more.
+            unread = getattr(self._driver, "_result", None) if self._is_mysql else None
+            if unread is not None:
+                # When it is collected, PyMySQL would wait for the rest of what was asked, on a connection that is gone.
+                unread.unbuffered_active = False
             self._connection.invalidate()
             self._connection.close()
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from busy_processes import Busy, busy
-from conftest import FULL
 from databases import OnPostgres, OnSqlite
 from kafka_broker import Broker
 from shadows import fresh, stored
+from sizes import FULL
 from topic_cases import connection_to
 from topics import bury, make_topic
 

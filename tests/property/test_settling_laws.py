@@ -6,9 +6,9 @@ from random import Random
 from typing import NamedTuple
 
 import polars as pl
-from conftest import FULL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sizes import FULL
 
 from replay.comparison.foreign_rows import LIVE_SCHEMA, LiveRows
 from replay.comparison.looks import Looks, _writer

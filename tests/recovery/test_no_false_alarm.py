@@ -6,8 +6,8 @@ import random
 
 import pytest
 from busy_processes import busy
-from conftest import FULL
 from databases import OnPostgres, OnSqlite
+from sizes import FULL
 
 from consumers.projector import project
 from consumers.shadow import StoreShadow

@@ -12,10 +12,10 @@ from random import Random
 
 import polars as pl
 import pytest
-from conftest import FULL
 from live_tables import Live
 from samples import opened, recorded
 from shadows import to_head
+from sizes import FULL
 from sqlalchemy import text
 
 from consumers.shadow import StoreShadow

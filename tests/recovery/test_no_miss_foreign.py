@@ -6,11 +6,11 @@ import random
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import FULL
 from foreign_pairs import ForeignPairs, LiveInMariadb, LiveInPostgres, LiveInSqlite, follow, settled, whole_round
 from ledgers import append
 from live_tables import Clock, Live, live_rows
 from samples import account_stream, opened, recorded, store_rows
+from sizes import FULL
 
 from ledger import Store
 from replay.differences import Drifted
