@@ -38,7 +38,8 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH_EVENTS = 5_000
 ACCOUNTS_FOLLOWED = 60_000
 EVENTS_BEFORE = 200_000
-EVENTS_FOLLOWED = 200_000
+#: Enough that the process which makes batches ahead has started for most of them.
+EVENTS_FOLLOWED = 500_000
 #: Events that are appended at once while the stream is made.
 APPENDED_EVENTS = 50_000
 #: Batches until the other one has its turn.

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
-from consumers.shadow_batches import STORE, StoreBatches, Taken
+from consumers.shadow_batches import StoreBatches
+from consumers.shadow_reading import STORE, Taken, where
 from consumers.shadow_start import Start, begin, refuse_other
 from ledger import shadows
 from ledger.shadows import Shadow
 from ledger.store import BATCH_EVENTS, Store
 from replay.certificate import Position
 from replay.rows import write
-from replay.source import Batch
-from schemas import decode, format_time
+from schemas import format_time
 from schemas.errors import PositionMoved, RefusedError
 
 __all__ = ["Following", "Start", "Step", "StoreShadow"]
@@ -112,7 +112,7 @@ class StoreShadow:
         except BaseException:
             self._batches.forget()
             raise
-        return _step(taken.batch.position, taken.head, taken.batch)
+        return _step(taken.position, taken.head, taken)
 
     def close(self) -> None:
         """Let go of connections and threads; the shadow stays where it is."""
@@ -121,7 +121,7 @@ class StoreShadow:
     def _write(self, taken: Taken) -> None:
         with self._store.writing() as connection:
             shadows.lock(connection, self._shadow)
-            shadows.advance(connection, self._shadow, STORE, after=taken.after, until=taken.batch.position)
+            shadows.advance(connection, self._shadow, STORE, after=taken.after, until=taken.position)
             write(connection, self._shadow.number, taken.folded)
             self._at("write")
             self._at("commit")
@@ -129,7 +129,7 @@ class StoreShadow:
 
     def _look(self) -> Step:
         with self._store.snapshot() as connection:
-            position, head = self._batches.where(connection, self._shadow)
+            position, head = where(self._store, connection, self._shadow)
         return _step(position, head, None)
 
     def _found_again(self) -> Shadow:
@@ -142,9 +142,10 @@ class StoreShadow:
         return refuse_other(self._store, found)
 
 
-def _step(position: int, head: int, batch: Batch | None) -> Step:
+def _step(position: int, head: int, taken: Taken | None) -> Step:
     lag = max(head - position, 0)
-    if batch is None or batch.events.is_empty():
-        return Step(0, position, head, lag, None)
-    newest = decode(batch.events["state"][-1])
-    return Step(batch.events.height, position, head, lag, getattr(newest, "recorded_at", None))
+    return (
+        Step(0, position, head, lag, None)
+        if taken is None
+        else Step(taken.events, position, head, lag, taken.recorded_at)
+    )

@@ -27,13 +27,13 @@ PARKED_SCHEMA = pl.Schema({"account_id": pl.String(), "version": pl.Int64(), "re
 class Folded(NamedTuple):
     """What a batch came to: the rows that it `changed` (`ROW_SCHEMA`), the accounts that it leaves parked, by id.
 
-    `account_ids` are all accounts that it touched; `gate` is the one that judged it, with what waits behind a gap.
+    `account_ids` are all accounts that it touched; `repeats` the events that were there before, by account and version.
     """
 
     account_ids: list[str]
     changed: pl.DataFrame
     parked: dict[str, Parked]
-    gate: Gate
+    repeats: pl.DataFrame
 
 
 def touched(events: pl.DataFrame, poison: list[PoisonEvent]) -> list[str]:
@@ -69,7 +69,7 @@ def fold(
     finished = account_rows(balances.lazy(), _status_after(rows, admitted))
     chains = gate.last.lazy().select("account_id", "chain")
     changed = finished.join(chains, on="account_id", how="left").select(read_model.ROW_SCHEMA.names()).collect()
-    return Folded(touched(events, poison), changed, parked, gate)
+    return Folded(touched(events, poison), changed, parked, gate.repeats)
 
 
 def write(connection: Connection, number: int, folded: Folded) -> None:

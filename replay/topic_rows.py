@@ -69,7 +69,7 @@ def apply(connection: Connection, shadow: Shadow, new: Taken) -> None:
     rows = read_model.rows(connection, shadow.number, account_ids)
     folded = fold(rows, both.events.drop("partition"), both.poison, copies=lambda _: _NO_COPIES, links=True)
     waits = _waiting(both, _reached(rows, folded))
-    parked = folded.parked | _conflicts(both.events, folded.gate.repeats) | _for_good(held, waited)
+    parked = folded.parked | _conflicts(both.events, folded.repeats) | _for_good(held, waited)
     waits = waits.join(_let_go(held, waited), on="account_id", how="anti")
     waits = _bounded(connection, shadow, waits, waited)
     write(connection, shadow.number, folded._replace(parked=parked))

@@ -72,13 +72,13 @@ def writer(url: str) -> Iterator[None]:
         yield
 
 
-def kill(url: str, point: str | None, chance: random.Random) -> None:
+def kill(url: str, point: str | None, chance: random.Random, *options: str) -> None:
     """Follow in a process that ends by SIGKILL at a point, or at a random moment."""
     if point is not None:
-        with process("tests.recovery.shadower", url, point, str(chance.randrange(1, 12))) as running:
+        with process("tests.recovery.shadower", url, *options, point, str(chance.randrange(1, 12))) as running:
             assert running.wait() == -signal.SIGKILL
         return
-    with process("tests.recovery.shadower", url) as running:
+    with process("tests.recovery.shadower", url, *options) as running:
         time.sleep(chance.uniform(0, 0.6))
         assert running.poll() is None
         running.send_signal(signal.SIGKILL)
@@ -103,6 +103,20 @@ class KillContract:
                 reached.append(stored(store).positions[0])
         assert reached == sorted(reached)
         assert reached[-1] > 0
+        with closing(StoreShadow(store)) as shadow:
+            to_head(shadow)
+        assert is_fresh(store)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("point", POINTS)
+    def test_killed_while_its_batches_are_made_in_a_process_it_is_a_fresh_replay(self, store, url, point):
+        """Killed at every step while a process of its own is ahead, rows and position agree, and it goes on."""
+        chance = random.Random(1)
+        backlog(store, chance)
+        with writer(url):
+            kill(url, point, chance, "process")
+            assert is_fresh(store)
+        assert stored(store).positions[0] > 0
         with closing(StoreShadow(store)) as shadow:
             to_head(shadow)
         assert is_fresh(store)
