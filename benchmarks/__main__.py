@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import comparisons, following, topics
+from benchmarks import comparisons, following, following_topics, topics
 from benchmarks.report import EVENTS_JUDGED_MIN, Result, render
 from tests.kafka_broker import BrokerUnavailableError
 from tests.mariadb_server import MariadbUnavailableError, resolve_programs
@@ -107,6 +107,7 @@ def _measure_shadows(data: Path) -> list[Result]:
         missing = str(unavailable)
     return [
         *following.results(_run, data, has_postgresql=has_postgresql),
+        *following_topics.results(_run, data),
         *comparisons.results(_run, data, has_postgresql=has_postgresql, mariadb_missing=missing),
     ]
 

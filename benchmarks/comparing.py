@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from ledger import Store, bulk, read_model, shadows
 from ledger.tables import ACCOUNTS, EVENTS, HEADS
-from replay.comparison.own import ENDS_ROUNDS, OwnPair
+from replay.comparison.own import OwnPair
 from replay.comparison.rounds import Rounds
 
 __all__ = ["compare", "fill", "join"]
@@ -80,13 +80,13 @@ def _events(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def compare(url: str, *, ends: bool = False) -> float:
-    """Return the seconds of a whole round, chunks sized as it goes; `ends` is a round that looks them up as well."""
+def compare(url: str) -> float:
+    """Return the seconds of a whole round, chunks sized as it goes."""
     store = Store(url)
     pair = OwnPair(store)
     rounds = Rounds(store, pair)
-    # A round that looks up ends comes first and then every so many rounds; the chunks' size is known after one.
-    for _ in range(ENDS_ROUNDS + 1 if ends else 2):
+    # The chunks' size is known after one.
+    for _ in range(2):
         seconds = _round(rounds)
     assert rounds.result is not None
     assert rounds.result.verdict == "EQUAL"
@@ -127,8 +127,7 @@ def main(url: str, accounts: str = "1000000") -> None:
     fill(url, int(accounts))
     found = [(join(url), compare(url)) for _ in range(3)]
     bare, ours = (median(each) for each in zip(*found, strict=True))
-    ends = compare(url, ends=True)
-    sys.stdout.write(f"bare {bare:.2f} s, ours {ours:.2f} s ({ours / bare:.2f} times), with ends {ends:.2f} s\n")
+    sys.stdout.write(f"bare {bare:.2f} s, ours {ours:.2f} s ({ours / bare:.2f} times)\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     # Loaded on use: the memory of tasks without a topic is measured too.
     from replay.topic.connection import Client, Connection
 
-__all__ = ["CLIENTS", "GIVEN", "PROCESSES", "TASKS", "Place", "kafka", "use"]
+__all__ = ["CLIENTS", "GIVEN", "PROCESSES", "TASKS", "Place", "kafka", "place_of", "use"]
 
 ROOT = Path(__file__).parents[1]
 PARTITIONS = 6
@@ -66,7 +66,7 @@ def publish(folder: Path) -> Measured:
     from consumers.relay import publish as relay
 
     use(json.loads((folder / "topic.json").read_text()), folder)
-    connection, name = _place(folder)
+    connection, name = place_of(folder)
     store = Store.at(folder / "ours")
     start = perf_counter()
     done = relay(store, connection, name, partitions=PARTITIONS)
@@ -80,7 +80,7 @@ def drain(folder: Path, *, client: Client, processes: int) -> Measured:
     """Take every record in empty loops, the partitions being divided among the processes."""
     from replay.topic.client import CHUNK_RECORDS
 
-    connection, name = _place(folder, client)
+    connection, name = place_of(folder, client)
     settings = json.dumps(_settings(connection, name))
     shares = [",".join(str(number) for number in range(PARTITIONS)[first::processes]) for first in range(processes)]
     command = [sys.executable, "-m", "benchmarks.drain", client, name, str(CHUNK_RECORDS)]
@@ -98,7 +98,7 @@ def replay(folder: Path, *, client: Client, processes: int, links: bool) -> Meas
     from replay.topic import describe, replayed_topic
     from replay.topic.workers import WORKERS_EVENTS_MIN
 
-    connection, name = _place(folder, client)
+    connection, name = place_of(folder, client)
     start = perf_counter()
     topic = describe(connection, name)
     assert topic is not None, "the topic is gone"
@@ -115,7 +115,7 @@ def heal(folder: Path) -> Measured:
     """Compare every record of the topic with a store that has lost nothing."""
     from consumers.healing import heal_from_topic
 
-    connection, name = _place(folder, CLIENTS[-1])
+    connection, name = place_of(folder, CLIENTS[-1])
     store = Store.at(folder / "ours")
     start = perf_counter()
     done = heal_from_topic(store, connection, name)
@@ -125,7 +125,7 @@ def heal(folder: Path) -> Measured:
     return {"seconds": seconds, "events": done.records, "check": done.records, "settings": {}}
 
 
-def _place(folder: Path, client: Client = "kafka-python") -> tuple[Connection, str]:
+def place_of(folder: Path, client: Client = "kafka-python") -> tuple[Connection, str]:
     """Return how to reach the brokers, and the topic that has a folder's events."""
     from replay.topic.connection import Connection
 

@@ -76,6 +76,11 @@ def drift(
         bool, typer.Option("--findings", help="Compare nothing; list what --watch has found and is open.")
     ] = False,
     all_: Annotated[bool, typer.Option("--all", help="List with --findings those too that are healed.")] = False,
+    forget: Annotated[
+        bool,
+        typer.Option("--forget", help="Compare nothing; drop the shadow of --shadow with its rows and findings."),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --forget.")] = False,
 ) -> Answer:
     """Compare live account rows with a replay of the events at one position.
 
@@ -85,10 +90,19 @@ def drift(
     _need_one({"--own": own, "--against": against is not None, "--live": live})
     _need_pair(against, table)
     _need_with("--watch", watch, {"--rounds": rounds, "--from": source != "store", "--topic": topic, "--start": start})
-    _need_with("--watch", watch, {"--restart": restart, "--listen": listen, "--shadow": shadow != "shadow"})
+    _need_with("--watch", watch, {"--restart": restart, "--listen": listen})
+    _need_with("--watch or --forget", watch or forget, {"--shadow": shadow != "shadow"})
     _need_with("--findings", findings, {"--all": all_})
+    _need_with("--forget", forget, {"--yes": yes})
+    compared: dict[str, object] = {"--watch": watch, "--own": own, "--against": against, "--live": live}
+    compared["--explain"] = explain
+    if forget:
+        _need_alone("--forget", compared | {"--findings": findings})
+        from console.forgetting import forget as forget_shadow
+
+        return forget_shadow(run, shadow, is_sure=yes)
     if findings:
-        _need_alone("--findings", {"--watch": watch, "--own": own, "--against": against, "--live": live})
+        _need_alone("--findings", compared)
         return _listed(run, with_healed=all_)
     foreign = _live_table(run, against, table) if live or against is not None else None
     if watch:
@@ -170,7 +184,7 @@ def _need_pair(against: str | None, table: str | None) -> None:
 def _need_with(needed: str, is_there: bool, given: dict[str, object]) -> None:
     for name, value in given.items():
         if value and not is_there:
-            raise UsageError(f"{name} is about {needed}", next_step=f"say {needed} too")
+            raise UsageError(f"{name} is about {needed}", next_step=f"say {needed} too, or leave it away")
 
 
 def _need_alone(alone: str, given: dict[str, object]) -> None:

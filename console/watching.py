@@ -20,7 +20,7 @@ from consumers.reactions import Reactions
 from consumers.shadow import LIVE_EVENTS, Following, StoreShadow
 from consumers.shadow_start import Start
 from consumers.watching import Watching
-from ledger import read_model
+from ledger import read_model, shadows
 from replay.checkpoint import Checkpoints
 from replay.comparison.foreign import ForeignTable
 from replay.comparison.live_table import LiveTable
@@ -29,7 +29,7 @@ from replay.comparison.own import OwnPair
 from replay.comparison.replayed import ShadowRows
 from replay.comparison.rounds import Rounds
 from replay.full_replay import CORE
-from schemas.errors import UsageError
+from schemas.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from consumers.reactions import Log
@@ -37,10 +37,14 @@ if TYPE_CHECKING:
     from replay.comparison.chunk import Pair
     from replay.topic.client import Waiting
 
-__all__ = ["SHADOW", "Watch", "watch_drift"]
+__all__ = ["SHADOW", "Watch", "shadow_of", "watch_drift"]
 
 #: The name of the shadow where none is given.
 SHADOW = "shadow"
+
+
+#: What stands before the name of the shadow in that of a comparison.
+_OF_SHADOW = ", shadow "
 
 
 class Watch(NamedTuple):
@@ -76,8 +80,10 @@ def watch_drift(run: Run, watch: Watch, *, explain: bool = False) -> Answer:
             address = stack.enter_context(serving(listen, application(metrics.registry, health)))
             log.info("listening", address=address)
         stack.enter_context(stopped_by_signals(stop, only_if=True))
-        following = stack.enter_context(closing(_following(run, store, watch, start, _waiting(health, log))))
         pair = stack.enter_context(closing(_pair(run, store, watch, log)))
+        if watch.start is not None and not watch.restart and _is_there(store, watch.shadow):
+            log.warning("the shadow is there and goes on where it is: --start is for a new one", shadow=watch.shadow)
+        following = stack.enter_context(closing(_following(run, store, watch, start, _waiting(health, log))))
         rounds = Rounds(store, pair, chunk_seconds=settings.chunk_seconds, load_max=settings.load_max)
         stack.callback(rounds.release)
         reactions = Reactions(store, pair.name, metrics=metrics, log=log, now=lambda: run.now)
@@ -167,13 +173,27 @@ def _pair(run: Run, store: Store, watch: Watch, log: Log) -> Pair:
         own.name = _named(own.name, watch)
         return own
     rows = ShadowRows(store, watch.shadow) if watch.source == "store" else _topic_rows(run, store, watch)
-    pair = ForeignPair(ForeignTable(watch.live), rows, rejects=UnreadRows(log).add)
+    table = ForeignTable(watch.live)
+    try:
+        # What is wrong with it must not be found out after an hour of catching up; an outage may be over by then.
+        table.open().close()
+    except StoreError as error:
+        log.warning("the live table does not answer yet", error=error.what)
+    except BaseException:
+        table.close()
+        raise
+    pair = ForeignPair(table, rows, rejects=UnreadRows(log).add)
     pair.name = _named(pair.name, watch)
     return pair
 
 
+def shadow_of(comparison: str) -> str:
+    """Return the name of the shadow of a comparison, by its own name."""
+    return comparison.partition(_OF_SHADOW)[2] or SHADOW
+
+
 def _named(name: str, watch: Watch) -> str:
-    return name if watch.shadow == SHADOW else f"{name}, shadow {watch.shadow}"
+    return name if watch.shadow == SHADOW else f"{name}{_OF_SHADOW}{watch.shadow}"
 
 
 def _topic_rows(run: Run, store: Store, watch: Watch) -> ShadowRows:
@@ -196,6 +216,11 @@ def _topic_rows(run: Run, store: Store, watch: Watch) -> ShadowRows:
         log_partition=homes.get,
         since=lambda partition, after, until: accounts_between(kafka, name, partition, after, until),
     )
+
+
+def _is_there(store: Store, name: str) -> bool:
+    with store.snapshot() as connection:
+        return shadows.find(connection, name) is not None
 
 
 def _parked(store: Store, following: Following) -> int:

@@ -5,6 +5,8 @@ one transaction that locks the shadow, moves the positions of its partitions by 
 the rows. An instance that was too slow, or lost a partition while it held a batch of it, finds the position moved: the
 batch is forgotten, and it goes on from where the shadow is. So it does not matter when a partition is taken away.
 
+The next batch is read, and maybe folded, while the last one is written: see `consumers.topic_batches`.
+
 Brokers that do not answer are waited for. What cannot be read, or is not there any more, stops the shadow: it jumps
 over nothing.
 """
@@ -21,7 +23,8 @@ from sqlalchemy import Connection as Session
 
 from consumers.shadow import Step
 from consumers.shadow_start import Start
-from consumers.topic_group import Group, Range
+from consumers.topic_batches import Ahead, Ready, TopicBatches, reached_by
+from consumers.topic_group import Group
 from consumers.topic_shadow_start import begin_topic, refuse_lost, refuse_other_topic
 from ledger import shadows
 from ledger.shadows import Shadow
@@ -30,7 +33,7 @@ from replay.topic.client import PartitionStopped, Waiting
 from replay.topic.connection import Connection
 from replay.topic.metadata import Topic, describe
 from replay.topic.refusals import stopped_error, topic_named
-from replay.topic_rows import Taken, apply, taken
+from replay.topic_rows import Applied, Taken, apply, keep
 from schemas import PoisonEvent, decode, format_time
 from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
 
@@ -48,8 +51,10 @@ class TopicShadow:
 
     `restart` drops it first. A step takes up to `batch_events` of all partitions that the group gives to this instance,
     and waits up to `poll_seconds` where there is nothing; `waiting` is told why the brokers keep it waiting, and an
-    empty text when it goes on. `at` is called by the name of each place between read and commit. RefusedError and
-    UsageError as of `consumers.topic_shadow_start.begin_topic`; BrokerError where the brokers do not answer at first.
+    empty text when it goes on. One batch more is read ahead where there is more. `at` is called with the name of each
+    place that a step passes: `read` and `fold`, in another thread, then `write` and `commit` before the commit, and
+    `committed`. RefusedError and UsageError as of `consumers.topic_shadow_start.begin_topic`; BrokerError where the
+    brokers do not answer at first.
     """
 
     def __init__(
@@ -72,21 +77,25 @@ class TopicShadow:
         self._quick = structs.replace(
             connection, stall_timeout_seconds=min(LOOK_SECONDS_MAX, connection.stall_timeout_seconds)
         )
-        self._batch_events = batch_events
         self._poll_seconds = poll_seconds
         self._waiting = waiting
         self._at = at
         self._is_waiting = False
         self._topic = topic_named(connection, topic)
         self._shadow = begin_topic(store, self._topic, name, start, restart=restart, created_at=format_time(now()))
-        self._positions = self._level()
-        self._is_level = False
+        self._positions: dict[int, int] = {}
+        self._level()
         # Looked at again, since its ends as they were before may be behind where other instances are by now.
         self._look()
         # Two looks right after each other do not tell a transaction that was left open.
         self._held_back: dict[int, tuple[int, int]] = {}
-        self._heads = {partition: bounds.stable for partition, bounds in self._topic.partitions.items()}
-        self._group = Group(connection, topic, f"ledger-replay-{store.ledger_id}-{name}")
+        self._batches = TopicBatches(
+            store,
+            lambda: Group(connection, topic, f"ledger-replay-{store.ledger_id}-{name}"),
+            batch_events=batch_events,
+            poll_seconds=poll_seconds,
+            at=at,
+        )
 
     @property
     def shadow(self) -> Shadow:
@@ -113,57 +122,62 @@ class TopicShadow:
 
     def close(self) -> None:
         """Leave the group, so that other instances have its partitions at once; the shadow stays where it is."""
-        self._group.close()
+        self._batches.close()
 
     def _moved_on(self) -> Step:
         try:
             return self._stepped()
         except PositionMoved:
+            self._batches.forget()
             self._shadow = self._found_again()
-            self._is_level = False
-            self._positions = self._level()
+            self._level()
             return self._step()
         except PartitionStopped as stopped:
+            self._batches.forget()
             # Where records are gone, how the topic is now says more of it.
             self._look()
             raise stopped_error(self._connection, self._topic.name, stopped) from stopped
+        except BaseException:
+            self._batches.forget()
+            raise
 
     def _stepped(self) -> Step:
         if time.monotonic() >= self._looked_at + LOOK_SECONDS:
+            before = self._topic.partitions.keys()
             self._look()
-        # Before anything is read, so that what is read is not taken for all that there is.
-        known = {partition: bounds.stable for partition, bounds in self._topic.partitions.items()}
-        self._heads = known | self._group.heads(sorted(known))
-        if self._group.is_moved or not self._is_level:
-            self._positions = self._level()
-            self._group.seek(self._positions)
-        # What is read is only good where it is written: everything else begins again at the stored positions.
-        self._is_level = False
-        ranges = self._group.read(self._batch_events, self._poll_seconds)
-        if not ranges:
-            self._is_level = True
+            if self._topic.partitions.keys() != before:
+                self._batches.forget()
+        ready = self._batches.take(self._shadow, self._topic.partitions, self._level)
+        if ready is None:
             # Other instances go on, or one begins the shadow anew.
             with self._store.snapshot() as session:
                 self._positions = self._stored(session)
             return self._step()
-        self._at("read")
-        batch = taken(each.chunk for each in ranges)
-        self._at("fold")
-        self._write(ranges, batch)
-        self._is_level = True
-        return self._step(batch)
+        self._batches.begin_next(self._shadow, ready)
+        self._write(ready)
+        return self._step(ready.batch)
 
-    def _write(self, ranges: list[Range], batch: Taken) -> None:
+    def _write(self, ready: Ready) -> None:
         with self._store.writing() as session:
             shadows.lock(session, self._shadow)
-            for after, chunk in ranges:
+            before = shadows.positions(session, self._shadow)
+            for after, chunk in ready.ranges:
                 shadows.advance(session, self._shadow, chunk.partition, after=after, until=chunk.next_offset)
-            apply(session, self._shadow, batch)
+            if ready.ahead is not None and ready.ahead.onto == before:
+                self._batches.written(self._keep(session, ready.ahead))
+            else:
+                apply(session, self._shadow, ready.batch)
+                if ready.ahead is not None:
+                    self._batches.forget_rows()
             self._at("write")
-            positions = shadows.positions(session, self._shadow)
             self._at("commit")
-        self._positions = positions
+        self._positions = before | reached_by(ready.ranges)
         self._at("committed")
+
+    def _keep(self, session: Session, ahead: Ahead) -> Applied | None:
+        """Write what was folded ahead and what was left of it, and return what came of that."""
+        keep(session, self._shadow, ahead.found)
+        return None if ahead.left is None else apply(session, self._shadow, ahead.left)
 
     def _look(self) -> None:
         """Refuse a topic that is not what it was, or has lost what comes next."""
@@ -175,8 +189,6 @@ class TopicShadow:
             )
         self._check(topic)
         self._held_back = _held_back(self._topic, topic)
-        if topic.partitions.keys() != self._topic.partitions.keys():
-            self._is_level = False
         self._topic = topic
 
     def _check(self, topic: Topic) -> None:
@@ -188,15 +200,15 @@ class TopicShadow:
         refuse_lost(topic, self._shadow.name, mine)
 
     def _level(self) -> dict[int, int]:
-        """Return the positions as they are stored, new partitions with them."""
+        """Take over the positions as they are stored, and return them, new partitions with them."""
         with self._store.snapshot() as session:
-            positions = self._stored(session)
-        if self._topic.partitions.keys() <= positions.keys():
-            return positions
-        with self._store.writing() as session:
-            shadows.lock(session, self._shadow)
-            shadows.add_partitions(session, self._shadow, self._topic.partitions)
-            return self._stored(session)
+            self._positions = self._stored(session)
+        if not self._topic.partitions.keys() <= self._positions.keys():
+            with self._store.writing() as session:
+                shadows.lock(session, self._shadow)
+                shadows.add_partitions(session, self._shadow, self._topic.partitions)
+                self._positions = self._stored(session)
+        return self._positions
 
     def _stored(self, session: Session) -> dict[int, int]:
         positions = shadows.positions(session, self._shadow)
@@ -221,12 +233,12 @@ class TopicShadow:
         if batch is not None:
             events, newest = batch.events.height, _newest(batch)
         # Another instance may be past the ends that this one has seen.
-        lag = sum(max(head - self._positions.get(at, 0), 0) for at, head in self._heads.items())
+        known = {partition: bounds.stable for partition, bounds in self._topic.partitions.items()}
+        heads = known | self._batches.heads
+        lag = sum(max(head - self._positions.get(at, 0), 0) for at, head in heads.items())
         # What is behind an open transaction nobody can read yet, so it is no lag, however long that stays open.
-        held_back = sum(
-            high - stable for at, (stable, high) in self._held_back.items() if self._heads.get(at) == stable
-        )
-        return Step(events, dict(self._positions), dict(self._heads), lag, newest, held_back)
+        held_back = sum(high - stable for at, (stable, high) in self._held_back.items() if heads.get(at) == stable)
+        return Step(events, dict(self._positions), heads, lag, newest, held_back)
 
     def _waits(self, why: str) -> None:
         if self._is_waiting == bool(why):

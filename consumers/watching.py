@@ -93,6 +93,8 @@ class Limits(NamedTuple):
     settle_seconds: float = 0.2
     # A small ledger is compared in no time, and need not be compared all the time.
     rounds_apart_seconds: float = 1.0
+    # How long rounds that come to the same as the one before go without a log line.
+    unsaid_seconds_max: float = 60.0
     pause_seconds: float = 0.5
     pause_seconds_max: float = 30.0
 
@@ -151,6 +153,10 @@ class Watching:
         self._behind_since: float | None = None
         self._is_held_back = False
         self._round_began = -math.inf
+        # What the last round came to of which it was said, and how many have been since.
+        self._came_to: dict[str, object] = {}
+        self._rounds_unsaid = 0
+        self._say_again_at = -math.inf
         self._has_looked_at_age = False
         self._settled_at = 0.0
         self._pause = 0.0
@@ -281,16 +287,15 @@ class Watching:
         self._rounds += 1
         self._compared = found.compared
         counts = self._reactions.counts()
-        self._log.info(
-            "round finished",
-            verdict=found.verdict,
-            compared=found.compared,
-            drifted=counts.drifted,
-            suspected=counts.suspected,
-            uncompared=counts.uncompared,
-            seconds=round(seconds, 3),
-            position=self._position,
-        )
+        came_to = {"verdict": found.verdict, "compared": found.compared, **counts._asdict()}
+        self._rounds_unsaid += 1
+        # Most rounds come to what the one before did.
+        if came_to == self._came_to and time.monotonic() < self._say_again_at:
+            return
+        values = {"rounds": self._rounds_unsaid, "seconds": round(seconds, 3), "position": self._position}
+        self._log.info("round finished", **came_to, **values)
+        self._came_to, self._rounds_unsaid = came_to, 0
+        self._say_again_at = time.monotonic() + self._limits.unsaid_seconds_max
 
     def _settle(self, step: Step) -> None:
         self._settled_at = time.monotonic()

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, text, true, update
 
-from ledger.tables import COMPARED, COMPARISONS
+from ledger.tables import COMPARED, COMPARISONS, DRIFT_FINDINGS, INCIDENTS
 from schemas import format_time
 from schemas.errors import PositionMoved
 
-__all__ = ["Comparison", "compared", "find", "listed", "oldest", "release", "renewed", "take"]
+__all__ = ["Comparison", "compared", "find", "forget", "listed", "oldest", "release", "renewed", "take"]
 
 #: The key of the chunk without an end: no account id is empty.
 _NO_END = ""
@@ -92,6 +92,12 @@ def release(connection: Connection, name: str, holder: str) -> None:
     """Give the lease back, so that another process need not wait until it has passed; nothing if it is not held."""
     mine = (COMPARISONS.c.name == name, COMPARISONS.c.holder == holder)
     connection.execute(update(COMPARISONS).where(*mine).values(holder=None, held_until=None))
+
+
+def forget(connection: Connection, name: str) -> None:
+    """Remove a comparison with what it found, and the incidents that nobody was told of with it."""
+    for column in (COMPARED.c.comparison, DRIFT_FINDINGS.c.comparison, INCIDENTS.c.comparison, COMPARISONS.c.name):
+        connection.execute(delete(column.table).where(column == name))
 
 
 def oldest(connection: Connection, name: str) -> str | None:

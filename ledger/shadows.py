@@ -109,6 +109,8 @@ def lock(connection: Connection, shadow: Shadow) -> None:
     """Let nobody else write this shadow for the rest of a write transaction; PositionMoved if it is there no more."""
     # SQLite has one writer, and a write transaction is that one from its beginning.
     statement = select(SHADOWS.c.name).where(SHADOWS.c.name == shadow.name, SHADOWS.c.number == shadow.number)
+    # The number of one that was dropped may be another's by now; of the same source its rows are the same.
+    statement = statement.where(SHADOWS.c.source == shadow.source, SHADOWS.c.source_id == shadow.source_id)
     if connection.execute(statement.with_for_update()).first() is None:
         raise gone(shadow)
 

@@ -8,6 +8,7 @@ import polars as pl
 from sqlalchemy import Connection
 
 from ledger import read_model
+from replay.certificate import Position
 from replay.rows import Folded, fold, parked_frame, touched
 from replay.source import Batch
 from replay.store_source import StoreSource
@@ -32,12 +33,12 @@ class Memory:
     It holds for as long as nobody else moved the position, which whoever uses it finds out before anything is written.
     """
 
-    position: int
+    position: Position
     rows: pl.DataFrame
     parked: pl.DataFrame
 
     @classmethod
-    def at(cls, position: int, connection: Connection, number: int) -> Memory:
+    def at(cls, position: Position, connection: Connection, number: int) -> Memory:
         """Return the memory of somebody who begins at a position."""
         return cls(position, read_model.ROW_SCHEMA.to_frame(), read_model.parked(connection, number))
 
@@ -48,7 +49,7 @@ class Memory:
         others = keys.join(known, on="account_id", how="anti")["account_id"].to_list()
         return pl.concat([known, read_model.rows(connection, number, others)]) if others else known
 
-    def after(self, position: int, folded: Folded) -> Memory:
+    def after(self, position: Position, folded: Folded) -> Memory:
         """Return what is known after a batch, whether it is written already or not."""
         rows = pl.concat([self.rows, folded.changed])
         if rows.n_chunks() > MEMORY_PARTS_MAX:

@@ -20,12 +20,12 @@ from sqlalchemy import Connection
 from ledger import read_model, shadows
 from ledger.shadows import WAITING_SCHEMA, Shadow
 from replay.gate import Parked
-from replay.rows import Folded, fold, touched, write
+from replay.rows import PARKED_SCHEMA, Folded, fold, touched, write
 from replay.topic.client import Chunk
 from replay.topic.source import decoded
 from schemas import PoisonEvent
 
-__all__ = ["UNNAMED", "WAITING_EVENTS_MAX", "Taken", "apply", "taken"]
+__all__ = ["UNNAMED", "WAITING_EVENTS_MAX", "Applied", "Taken", "applied", "apply", "divided", "keep", "taken"]
 
 #: What is kept of all accounts of a shadow. Past this many, what waits of the accounts at hand is let go: they stay
 #: parked until the shadow is begun anew.
@@ -50,6 +50,14 @@ class Taken(NamedTuple):
     unread: pl.DataFrame
 
 
+class Applied(NamedTuple):
+    """What records come to: rows and who is parked, what `waits` of the accounts now, and what of them `waited`."""
+
+    folded: Folded
+    waits: pl.DataFrame
+    waited: pl.DataFrame
+
+
 def taken(chunks: Iterable[Chunk]) -> Taken:
     """Return the records of some chunks, each chunk of one partition, decoded."""
     found = [_taken(chunk) for chunk in chunks]
@@ -60,20 +68,54 @@ def taken(chunks: Iterable[Chunk]) -> Taken:
     )
 
 
-def apply(connection: Connection, shadow: Shadow, new: Taken) -> None:
+def apply(connection: Connection, shadow: Shadow, new: Taken) -> Applied:
     """Bring a shadow's rows, what is parked, and what waits forward; the caller has locked the shadow."""
     account_ids = touched(new.events, new.poison)
     held = read_model.parked(connection, shadow.number).filter(pl.col("account_id").is_in(account_ids))
     waited = shadows.waiting(connection, shadow, held["account_id"].to_list())
+    found = applied(read_model.rows(connection, shadow.number, account_ids), new, held, waited)
+    keep(connection, shadow, found)
+    return found
+
+
+def applied(
+    rows: pl.DataFrame, new: Taken, held: pl.DataFrame | None = None, waited: pl.DataFrame | None = None
+) -> Applied:
+    """Return what records make of the rows (`ROW_SCHEMA`) of all accounts that they touch; nothing is written.
+
+    `held` are those that are parked (`PARKED_SCHEMA`) and `waited` what waits of them (`WAITING_SCHEMA`), by default
+    none.
+    """
+    held = PARKED_SCHEMA.to_frame() if held is None else held
+    waited = WAITING_SCHEMA.to_frame() if waited is None else waited
     both = _joined(new, waited)
-    rows = read_model.rows(connection, shadow.number, account_ids)
     folded = fold(rows, both.events.drop("partition"), both.poison, copies=lambda _: _NO_COPIES, links=True)
-    waits = _waiting(both, _reached(rows, folded))
+    waits = _waiting(both, _reached(rows, folded)) if folded.parked else waited.clear()
     parked = folded.parked | _conflicts(both.events, folded.repeats) | _for_good(held, waited)
     waits = waits.join(_let_go(held, waited), on="account_id", how="anti")
-    waits = _bounded(connection, shadow, waits, waited)
-    write(connection, shadow.number, folded._replace(parked=parked))
-    _keep(connection, shadow, waits, waited)
+    return Applied(folded._replace(parked=parked), waits, waited)
+
+
+def keep(connection: Connection, shadow: Shadow, found: Applied) -> None:
+    """Write what records came to; the caller has locked the shadow."""
+    write(connection, shadow.number, found.folded)
+    _keep(connection, shadow, _bounded(connection, shadow, found.waits, found.waited), found.waited)
+
+
+def divided(new: Taken, account_ids: pl.DataFrame) -> tuple[Taken, Taken]:
+    """Return the records of some accounts (`account_id`), and those of all others."""
+    wanted = set(account_ids["account_id"])
+    theirs = Taken(
+        new.events.join(account_ids, on="account_id", how="semi", maintain_order="left"),
+        [each for each in new.poison if each.account_id in wanted],
+        new.unread.join(account_ids, on="account_id", how="semi", maintain_order="left"),
+    )
+    others = Taken(
+        new.events.join(account_ids, on="account_id", how="anti", maintain_order="left"),
+        [each for each in new.poison if each.account_id not in wanted],
+        new.unread.join(account_ids, on="account_id", how="anti", maintain_order="left"),
+    )
+    return theirs, others
 
 
 def _taken(chunk: Chunk) -> Taken:

@@ -111,8 +111,13 @@ def import_accounts(
     )
 
 
-def check_accounts(batch: Batch, mapping: Mapping) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """Return the good rows of a batch (`ACCOUNT_SCHEMA`), its rejects, and how many of its times had no zone."""
+def check_accounts(
+    batch: Batch, mapping: Mapping, *, table: str = "[import]"
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """Return the good rows of a batch (`ACCOUNT_SCHEMA`), its rejects, and how many of its times had no zone.
+
+    `table` is that of the TOML file that the mapping is from.
+    """
     picked = values.pick(batch.rows, REQUIRED + OPTIONAL, mapping)
     locked = values.times(picked["locked_at"], mapping.zone)
     status, bad_status = values.mapped("status", mapping.statuses, ACCOUNT_STATUSES)
@@ -125,8 +130,8 @@ def check_accounts(batch: Batch, mapping: Mapping) -> tuple[pl.DataFrame, pl.Dat
     )
     checks = [
         *values.id_checks("account_id"),
-        *(check for column in points for check in values.whole_checks(column, mapping.amount_scale)),
-        Check("status", bad_status, values.unknown("status", "statuses", ACCOUNT_STATUSES)),
+        *(check for column in points for check in values.whole_checks(column, mapping.amount_scale, table)),
+        Check("status", bad_status, values.unknown("status", "statuses", ACCOUNT_STATUSES, table)),
         *values.time_checks("locked_at", required=False),
     ]
     passed, rejects = values.split(read, batch, checks)

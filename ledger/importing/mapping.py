@@ -60,42 +60,42 @@ def load_mapping(path: Path | str) -> Mapping:
     return mapping_of(document.get("import", document), where=str(path))
 
 
-def mapping_of(table: Any, *, where: str) -> Mapping:
-    """Return the mapping that a parsed table holds; ConfigurationError names the first key that is wrong."""
+def mapping_of(table: Any, *, where: str, name: str = "[import]") -> Mapping:
+    """Return the mapping that a parsed table holds; ConfigurationError names the table and the first wrong key."""
     try:
         mapping = msgspec.convert(table, Mapping)
     except msgspec.ValidationError as error:
         known = ", ".join(Mapping.__struct_fields__)
-        raise ConfigurationError(f"[import]: {error}", where=where, next_step=f"known keys: {known}") from error
-    _check(mapping, where)
+        raise ConfigurationError(f"{name}: {error}", where=where, next_step=f"known keys: {known}") from error
+    _check(mapping, where, name)
     return mapping
 
 
-def _check(mapping: Mapping, where: str) -> None:
+def _check(mapping: Mapping, where: str, name: str) -> None:
     for key, ours in (("types", TRANSACTION_TYPES), ("statuses", STATUSES + ACCOUNT_STATUSES)):
         for theirs, value in getattr(mapping, key).items():
             if value not in ours:
                 raise ConfigurationError(
-                    f"[import] {key}: {theirs!r} is mapped to {value!r}, which is none of {', '.join(ours)}",
+                    f"{name} {key}: {theirs!r} is mapped to {value!r}, which is none of {', '.join(ours)}",
                     where=where,
                 )
     unknown = sorted(set(mapping.columns) - _COLUMNS)
     if unknown:
         raise ConfigurationError(
-            f"[import] columns: {unknown[0]!r} is no column of ours",
+            f"{name} columns: {unknown[0]!r} is no column of ours",
             where=where,
             next_step=f"write ours = theirs, with ours one of {', '.join(sorted(_COLUMNS))}",
         )
     if mapping.amount_scale is not None and not 0 <= mapping.amount_scale <= SCALE_MAX:
-        raise ConfigurationError(f"[import] amount_scale must be 0 to {SCALE_MAX}", where=where)
+        raise ConfigurationError(f"{name} amount_scale must be 0 to {SCALE_MAX}", where=where)
     if mapping.timezone not in available_timezones():
         raise ConfigurationError(
-            f"[import] timezone: {mapping.timezone!r} is unknown",
+            f"{name} timezone: {mapping.timezone!r} is unknown",
             where=where,
             next_step="use a name like Europe/Berlin",
         )
     if len(mapping.delimiter) != 1 or mapping.delimiter in '"\r\n\0' or not mapping.delimiter.isascii():
-        raise ConfigurationError("[import] delimiter must be one ASCII character", where=where)
+        raise ConfigurationError(f"{name} delimiter must be one ASCII character", where=where)
 
 
 _COLUMNS = frozenset(

@@ -226,7 +226,13 @@ def _text(column: pl.Series) -> pl.Series:
 
 
 def require_columns(
-    present: list[str], required: tuple[str, ...], optional: tuple[str, ...], mapping: Mapping, where: str
+    present: list[str],
+    required: tuple[str, ...],
+    optional: tuple[str, ...],
+    mapping: Mapping,
+    where: str,
+    *,
+    next_step: str = "map its name under [import.columns], and check the delimiter",
 ) -> None:
     """Raise UsageError if the input lacks a column that every row must have, or that the mapping names."""
     wanted = [mapping.source_name(column) for column in required if not (column == "type" and mapping.signed_amounts)]
@@ -238,5 +244,5 @@ def require_columns(
         raise UsageError(
             f"column {missing[0]!r} is missing; there are {found}",
             where=where,
-            next_step="map its name under [import.columns], and check the delimiter",
+            next_step=next_step,
         )

@@ -130,14 +130,14 @@ def mapped(column: str, values: dict[str, str], legal: Sequence[str]) -> tuple[p
     return value, value.is_null()
 
 
-def unknown(column: str, values: str, legal: Sequence[str]) -> pl.Expr:
-    """The reason of a value that is none of `legal`; `values` is the mapping's table for it."""
+def unknown(column: str, values: str, legal: Sequence[str], table: str = "[import]") -> pl.Expr:
+    """The reason of a value that is none of `legal`; `values` of a `table` is the mapping for it."""
     return (
         pl.when(pl.col(column).is_null())
         .then(pl.lit(f"{column} is missing"))
         .otherwise(
             pl.format(
-                f"unknown {column} {{}}: not one of {', '.join(legal)}; map it under [import.{values}]",
+                f"unknown {column} {{}}: not one of {', '.join(legal)}; map it under {table[:-1]}.{values}]",
                 quoted(pl.col(column)),
             )
         )
@@ -156,9 +156,12 @@ def whole(column: str, scale: int | None) -> pl.Expr:
     return (sign + digits).cast(pl.Int64, strict=False)
 
 
-def whole_checks(column: str, scale: int | None) -> list[Check]:
-    """The checks of a number of points that may be any int64; `column + "_value"` is what `whole` made of it."""
-    hint = "" if scale is not None else "; set [import] amount_scale if the file has decimals"
+def whole_checks(column: str, scale: int | None, table: str) -> list[Check]:
+    """The checks of a number of points that may be any int64; `column + "_value"` is what `whole` made of it.
+
+    `table` is where the scale is set.
+    """
+    hint = "" if scale is not None else f"; set {table} amount_scale if the file has decimals"
     reason = pl.format(f"{column} must be an integer of 64 bits: {{}}{hint}", quoted(pl.col(column)))
     return [
         Check(column, pl.col(column).is_null(), pl.lit(f"{column} is missing")),

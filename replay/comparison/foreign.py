@@ -114,7 +114,8 @@ class ForeignTable:
         except NoSuchTableError as error:
             raise UsageError("there is no such table", where=self.where, next_step="check [live] table") from error
         names = [column["name"] for column in found]
-        require_columns(names, accounts.REQUIRED, accounts.OPTIONAL, self.mapping, self.where)
+        next_step = "map its name under [live.columns]"
+        require_columns(names, accounts.REQUIRED, accounts.OPTIONAL, self.mapping, self.where, next_step=next_step)
         mark = self.live.mark
         if mark is not None and mark.column is not None and mark.column not in names:
             raise UsageError(f"column {mark.column!r} of [live.mark] is missing", where=self.where)

@@ -146,7 +146,7 @@ class RowReader:
                 bad.append((line, "a value is no UTF-8 text", [str(value) for value in row]))
         batch = text_batch(self._names, [row[1:] for row in good], 0)
         texts = batch.rows.with_columns(pl.Series(LINE, [row[0] for row in good], pl.Int64))
-        passed, rejects, _ = check_accounts(batch._replace(rows=texts), self._mapping)
+        passed, rejects, _ = check_accounts(batch._replace(rows=texts), self._mapping, table="[live]")
         named = values.pick(texts, ("account_id",), self._mapping).drop_nulls("account_id")
         marks = texts.select(LINE, mark=self._names[-1] if self._has_mark else pl.lit(None, pl.String))
         read = (

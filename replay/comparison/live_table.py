@@ -53,7 +53,7 @@ class LiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             "amount_scale": self.amount_scale,
             "timezone": self.timezone,
         }
-        return mapping_of(table, where=where)
+        return mapping_of(table, where=where, name="[live]")
 
     def check(self, where: str = "[live]") -> None:
         """Raise ConfigurationError for what contradicts itself; the mapping has checks of its own."""

@@ -33,10 +33,6 @@ from schemas.errors import UsageError
 
 __all__ = ["OwnPair"]
 
-#: Every so many rounds the end of each account is looked up in the log, beginning with the first: a log that lost
-#: ends under rows that had them already is damaged, but live has not drifted, and the lookup costs as much again.
-ENDS_ROUNDS = 4
-
 #: Accounts of a chunk that are replayed alone at most, and their events; one account is in any case. Of accounts that
 #: are not plainly equal a chunk looks at so many. It ends early behind them, so it is short whatever went wrong.
 SUSPECTS_MAX = 2_000
@@ -59,20 +55,13 @@ class OwnPair:
         self._store = store
         self._shadow_name = shadow_name
         self._after: str | None = None
-        self._rounds = 0
-        self._is_whole = False
-        #: Accounts of which the log was seen to have lost something: they are asked in every round until it is back.
-        self._damaged: set[str] = set()
         self.generations: list[int] = []
 
     def begin(self, after: str | None) -> None:
         """Begin a round, or go on with one behind a key."""
         self._after = after
         if after is None:
-            # A first chunk that came to nothing does not make another round.
-            self._rounds += self._is_whole
             self.generations = []
-        self._is_whole = False
 
     def chunk(self, rows: int) -> Chunk:
         """Compare the next accounts, at most so many of each side, in one snapshot."""
@@ -83,12 +72,9 @@ class OwnPair:
             own = OwnRows(connection, live.generation, shadow.number)
             keys, counts = own.keys(self._after, rows)
             parked = own.parked(keys)
-            held = {name for name in self._damaged if keys.has(name)} | {*parked[0], *parked[1]}
-            some = self._suspects(connection, own, live, (keys, counts), held)
+            some = self._suspects(connection, own, live, (keys, counts), {*parked[0], *parked[1]})
             found = Judge(self._store, connection, live, shadow, parked).judged(some.suspects)
-        judged = {row.account_id for row in some.suspects}
-        self._damaged = (self._damaged - judged) | {each.account_id for each in found.uncompared}
-        self._after, self._is_whole = some.until, some.until is None
+        self._after = some.until
         return Chunk(some.until, some.compared, found.drifted, [], found.uncompared, live.position)
 
     def settle(self) -> Settled:
@@ -115,8 +101,7 @@ class OwnPair:
         # Few later events are listed; of many, each account is asked for its own. A log that ends before the position
         # of live has lost its end, and every account may have lost its own.
         is_far = not live.position <= head <= live.position + LISTED_EVENTS_MAX
-        has_ends = self._rounds % ENDS_ROUNDS == 0
-        found = own.compared(*within, ends=has_ends, until=live.position if is_far else None)
+        found = own.compared(*within, until=live.position if is_far else None)
         # Rows that are where the head says, which is after the position of live.
         ahead = [] if is_far or head == live.position else own.appended(keys, live.position)
         unequal = {row.account_id: row for row in found.rows}

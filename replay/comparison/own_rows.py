@@ -15,7 +15,6 @@ from sqlalchemy import (
     LargeBinary,
     Table,
     and_,
-    false,
     func,
     null,
     or_,
@@ -50,10 +49,6 @@ class Keys(NamedTuple):
         """Return whether a key is one of them, as SQL."""
         after = true() if self.after is None else column > self.after
         return and_(after, true() if self.until is None else column <= self.until)
-
-    def has(self, account_id: str) -> bool:
-        """Return whether an account is one of them."""
-        return (self.after is None or account_id > self.after) and (self.until is None or account_id <= self.until)
 
 
 class Row(NamedTuple):
@@ -112,13 +107,13 @@ class OwnRows:
             counts = [self._count(*side, keys) for side in sides]
         return keys, counts
 
-    def compared(self, keys: Keys, counts: list[int], *, ends: bool = False, until: int | None = None) -> Range:
+    def compared(self, keys: Keys, counts: list[int], *, until: int | None = None) -> Range:
         """Compare a range of `keys`: the accounts on either side, and all that are not plainly equal.
 
-        With `ends` an account is so only where the event that its head is about is in the log, and with `until` where
-        that is at or before a position. Each costs about as much as the comparison, so neither is always done.
+        An account is so only where the event that its head is about is in the log, and with `until` where that is at or
+        before a position. The latter costs about as much as the comparison, so it is not always done.
         """
-        found = self._rows(keys, ends, until)
+        found = self._rows(keys, until)
         # Every row of a side has a head, less those that came back without one; more rows than that are strays.
         for at, count in enumerate(counts[1:]):
             if count > counts[0] - sum(row[1 + at] is None for row in found if row.head_version is not None):
@@ -165,19 +160,19 @@ class OwnRows:
             for number in self._numbers
         ]
 
-    def _rows(self, keys: Keys, ends: bool, until: int | None) -> list[Row]:
+    def _rows(self, keys: Keys, until: int | None) -> list[Row]:
         live, shadow = _LIVE, _SHADOW
+        # Looked up by the store's index, and where no position is asked for in that alone.
+        is_end = (EVENTS.c.originator_id == HEADS.c.account_id) & (EVENTS.c.originator_version == HEADS.c.version)
+        joined = self._joined(keys).outerjoin(EVENTS, and_(is_end, keys.of(EVENTS.c.originator_id)))
         differs = [
             *(live.c[name].is_distinct_from(shadow.c[name]) for name in _COLUMNS),
             live.c.version.is_distinct_from(HEADS.c.version),
             live.c.chain.is_distinct_from(HEADS.c.chain),
+            EVENTS.c.originator_id.is_(None),
         ]
-        joined = self._joined(keys)
-        if ends or until is not None:
-            # Looked up by the store's index, and where no position is asked for in that alone.
-            is_end = (EVENTS.c.originator_id == HEADS.c.account_id) & (EVENTS.c.originator_version == HEADS.c.version)
-            joined = joined.outerjoin(EVENTS, and_(is_end, keys.of(EVENTS.c.originator_id)))
-            differs += [EVENTS.c.originator_id.is_(None), false() if until is None else EVENTS.c.id > until]
+        if until is not None:
+            differs.append(EVENTS.c.id > until)
         statement = select(*self._columns()).select_from(joined).where(keys.of(HEADS.c.account_id))
         return [_row(values) for values in self._connection.execute(statement.where(or_(*differs)))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -199,15 +200,89 @@ def test_findings_are_listed(run: Run, projected: Path) -> None:
     assert [(each["account_id"], each["state"]) for each in healed] == [("bob", "healed")]
 
 
+def test_a_shadow_is_forgotten(run: Run, projected: Path) -> None:
+    """--forget drops one shadow with what it found, and nothing of any other; the next watch begins anew."""
+    damage(projected, WRONG)
+    for name in ("shadow", "other"):
+        run("drift", "--watch", "--rounds", 1, "--shadow", name, "--data", projected)
+    unsure = run("drift", "--forget", "--data", projected)
+    assert unsure.status == 2
+    assert "this drops the shadow 'shadow' with 3 rows, and 1 finding" in unsure.err
+    assert "--yes" in unsure.err
+    said = run("drift", "--forget", "--yes", "--data", projected, "--json")
+    assert (said.status, said.document["rows"], said.document["findings"]) == (0, 3, 1)
+    left = run("drift", "--findings", "--data", projected, "--json").document
+    assert [each["comparison"] for each in left["findings"]] == ["read_model, shadow other"]
+    assert list(left["comparisons"]) == ["read_model, shadow other"]
+    again = run("drift", "--watch", "--rounds", 1, "--data", projected, "--json")
+    assert (again.status, again.document["events"]) == (1, 9)
+    with sqlite3.connect(projected / "ledger.db") as connection:
+        (incidents,) = connection.execute("SELECT count(*) FROM ledger_incidents").fetchone()
+    connection.close()
+    assert incidents == 2
+
+
+def test_a_shadow_that_is_followed_is_not_forgotten(run: Run, projected: Path) -> None:
+    """While a process compares it, it stays; once that has ended it may go."""
+    with running("watch", "--data", projected) as process:
+        process.wait_for("round finished")
+        said = run("drift", "--forget", "--yes", "--data", projected)
+        assert (said.status, process.child.poll()) == (4, None)
+        assert "another process follows" in said.err
+        assert process.end()[0] == 0
+    assert run("drift", "--forget", "--yes", "--data", projected).status == 0
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("n\n", 4)])
+def test_it_is_asked_before_a_shadow_is_forgotten(
+    run: Run, projected: Path, monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
+    """On a terminal it says what goes and asks."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    run("drift", "--watch", "--rounds", 1, "--data", projected)
+    monkeypatch.setattr("sys.stdin", Terminal(answer))
+    said = run("drift", "--forget", "--data", projected)
+    assert said.status == status
+    assert "Drop the shadow 'shadow' with 3 rows" in said.err
+
+
+@pytest.mark.parametrize(("table", "named"), [("nowhere", "no such table"), ("points", "[live.columns]")])
+def test_a_wrong_live_table_is_named_before_anything_is_followed(
+    run: Run, projected: Path, tmp_path: Path, table: str, named: str
+) -> None:
+    """It is not found out after hours of catching up."""
+    with sqlite3.connect(tmp_path / "live.db") as connection:
+        connection.execute("CREATE TABLE points (id TEXT PRIMARY KEY)")
+    connection.close()
+    configure(projected, more=f'[live]\nurl = "sqlite:///{tmp_path}/live.db"\ntable = "{table}"\n')
+    said = run("watch", "--data", projected)
+    assert said.status == 2
+    assert named in said.err
+    assert "caught up" not in said.err
+
+
+def test_a_shadow_that_is_there_says_that_it_does_not_start(run: Run, projected: Path) -> None:
+    """--start is for a new shadow, or with --restart: that it has no effect is said."""
+    words = ("drift", "--watch", "--rounds", 1, "--start", "zero", "--data", projected)
+    warned = [" goes on where it is: --start " in run(*words, *more).err for more in ([], [], ["--restart"])]
+    assert warned == [False, True, False]
+
+
 def test_it_follows_what_is_appended(projected: Path) -> None:
     """Events that are appended while it runs are followed, and live rows that have not got them yet are no drift."""
-    with running("drift", "--watch", "--data", projected, "--json") as process:
+    with running("drift", "--watch", "--listen", "0", "--data", projected, "--json") as process:
+        address = process.wait_for("listening")["address"]
         process.wait_for("round finished")
         with ledger_of(projected) as ledger:
             for number in range(50):
                 ledger.credit(EVERYONE[number % 3], f"more-{number}", 1)
-        done = len(process.said("round finished"))
-        process.wait_for("round finished", done + 2)
+        rounds = 'ledger_replay_rounds_total{verdict="EQUAL"}'
+        done = metrics(address)[rounds]
+        until(lambda: metrics(address)[rounds] >= done + 2)
         status, out = process.end()
     answer = json.loads(out)
     assert (status, answer["verdict"], answer["position"]) == (0, "EQUAL", 59)
@@ -323,6 +398,12 @@ def test_a_wrong_configuration_is_named(run: Run, projected: Path, toml: str, na
         (["--from", "topic"], "--watch"),
         (["--all"], "--findings"),
         (["--findings", "--watch"], "--findings"),
+        (["--findings", "--explain"], "--explain"),
+        (["--shadow", "other"], "--watch or --forget"),
+        (["--yes"], "--forget"),
+        (["--forget", "--findings"], "--forget"),
+        (["--forget", "--watch"], "--forget"),
+        (["--forget", "--shadow", "other", "--yes"], "no shadow 'other'"),
         (["--own", "--live"], "--own and --live"),
         (["--live"], "[live]"),
         (["--watch", "--start", "nowhere"], "nowhere"),

@@ -160,6 +160,9 @@ class ForeignPairContract(ForeignPairs):
             assert sum(chunk.compared for chunk in chunks) == 1
             reasons = pl.concat(self.rejects)
             assert pair.rejected == reasons.height == 5
+            # What a reason points to is where this table is described.
+            assert "[live.statuses]" in " ".join(reasons["reason"])
+            assert "[import" not in " ".join(reasons["reason"])
             assert sorted(reasons["column"].to_list()) == ["account_id", "account_id", "balance", "locked_at", "status"]
         pair.begin("b")
         pair.chunk(10)
@@ -304,11 +307,12 @@ class ForeignPairContract(ForeignPairs):
         live = made()
         for options, said in (
             ({"table": "nowhere"}, "no such table"),
-            ({"columns": {"balance": "points"}}, "'points' is missing"),
+            ({"columns": {"balance": "points"}}, r"'points' is missing.*\[live.columns\]"),
+            ({"timezone": "Mars"}, r"\[live\] timezone: 'Mars' is unknown"),
             ({"mark": Mark(of="version", column="seen")}, "'seen'"),
         ):
             table = LiveTable(**{"url": live.url, "table": "accounts"} | options)
-            with closing(ForeignTable(table)) as foreign, pytest.raises(UsageError, match=said):
+            with pytest.raises(UsageError, match=said), closing(ForeignTable(table)) as foreign:
                 foreign.open()
 
 

@@ -221,6 +221,12 @@ class TestGoingOnInPostgres(LiveInPostgres, GoingOnContract):
             with live.engine.begin() as connection:
                 connection.execute(text("DROP ROLE reader"))
 
+    @pytest.mark.parametrize("wrong", [{"database": "nowhere"}, {"username": "nobody"}])
+    def test_who_is_not_let_in_is_told_so(self, made: Any, wrong: dict[str, str]) -> None:
+        """An unknown database or user is the operator's to mend, and waited for by nobody."""
+        live: Live = made()
+        refused(make_url(live.url).set(**wrong).render_as_string(hide_password=False))
+
 
 class TestGoingOnInMariadb(LiveInMariadb, GoingOnContract):
     """In MariaDB."""

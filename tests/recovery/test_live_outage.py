@@ -34,7 +34,9 @@ pytestmark = pytest.mark.mariadb
 #: More rows than the driver and the server have under way, so that a round is in the middle of its answer.
 ACCOUNTS = 60_000
 ROUNDS = 5
-QUICK = Limits(poll_seconds=0.01, rounds_apart_seconds=0.0, pause_seconds=0.1, pause_seconds_max=0.5)
+QUICK = Limits(
+    poll_seconds=0.01, rounds_apart_seconds=0.0, unsaid_seconds_max=0.0, pause_seconds=0.1, pause_seconds_max=0.5
+)
 
 
 class Outages:

@@ -23,7 +23,9 @@ from replay.comparison.rounds import Rounds
 
 pytestmark = pytest.mark.postgres
 
-QUICK = Limits(poll_seconds=0.001, rounds_apart_seconds=0.0, pause_seconds=0.01, pause_seconds_max=0.02)
+QUICK = Limits(
+    poll_seconds=0.001, rounds_apart_seconds=0.0, unsaid_seconds_max=0.0, pause_seconds=0.01, pause_seconds_max=0.02
+)
 BREAK = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'

@@ -32,8 +32,25 @@ def test_rounds_end_the_loop(store: Store) -> None:
     assert comparing.given == 6
     assert watch.gauge("rounds_total", verdict="EQUAL") == 2
     assert watch.gauge("oldest_uncompared_chunk_age_seconds") == 7
-    assert [values["verdict"] for values in watch.log.of("round finished")] == ["EQUAL", "EQUAL"]
+    assert [values["verdict"] for values in watch.log.of("round finished")] == ["EQUAL"]
     assert (watch.gauge("up"), watch.gauge("ready")) == (0, 0)
+
+
+def test_rounds_are_said_where_they_come_to_something_else(store: Store) -> None:
+    """A round like the one before has no line of its own; the next line says how many rounds it stands for."""
+    quiet, bad = [chunk(None)] * 3, [chunk(None, drifted("a"))] * 2
+    watch = Watch(store, FakeFollowing(), FakeComparing(*quiet, *bad, chunk(None)), rounds_max=6)
+    watch.run()
+    said = [(values["rounds"], values["verdict"], values["drifted"]) for values in watch.log.of("round finished")]
+    assert said == [(1, "EQUAL", 0), (3, "DRIFT", 1), (2, "EQUAL", 0)]
+
+
+def test_rounds_that_come_to_the_same_are_said_once_in_a_while(store: Store) -> None:
+    """Once the last line is old enough, the next round says that all is as it was."""
+    often = QUICK._replace(unsaid_seconds_max=0.0)
+    watch = Watch(store, FakeFollowing(), FakeComparing(chunk(None)), rounds_max=3, limits=often)
+    watch.run()
+    assert [values["rounds"] for values in watch.log.of("round finished")] == [1, 1, 1]
 
 
 def test_a_round_that_another_process_began_does_not_count(store: Store) -> None:

@@ -1,0 +1,75 @@
+"""What `drift --forget` does: a shadow goes, with its rows and everything that its comparisons have found."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from console.answer import Answer
+from console.watching import shadow_of
+from console.words import count
+from ledger import comparisons, findings, read_model, shadows
+from schemas import format_time
+from schemas.errors import RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from console.run import Run
+    from ledger.comparisons import Comparison
+
+__all__ = ["forget"]
+
+_STATES: tuple[findings.State, ...] = ("suspected", "drift", "uncompared", "healed")
+
+
+def forget(run: Run, name: str, *, is_sure: bool) -> Answer:
+    """Drop a shadow and what was found by it; asks on a terminal unless `is_sure`, which it has to be elsewhere.
+
+    UsageError where there is nothing of that name, or nobody can be asked; RefusedError while a process compares it.
+    """
+    with run.ledger() as store:
+        with store.snapshot() as connection:
+            found = shadows.find(connection, name)
+            compared = _compared(connection, name)
+            if found is None and not compared:
+                raise UsageError(f"there is no shadow {name!r}", next_step="`watch` makes one")
+            _refuse_held(compared, format_time(run.now))
+            rows = 0 if found is None else read_model.rows(connection, found.number).height
+            lost = sum(len(findings.listed(connection, each.name, states=_STATES)) for each in compared)
+        names = [each.name for each in compared]
+        what = f"the shadow {name!r} with {count(rows, 'row')}, and {count(lost, 'finding')}, healed ones included"
+        if not is_sure:
+            _ask(what)
+        with store.writing() as connection:
+            # Whoever began meanwhile has not been asked about.
+            _refuse_held(_compared(connection, name), format_time(run.now))
+            for each in names:
+                comparisons.forget(connection, each)
+            if found is not None:
+                shadows.lock(connection, found)
+                shadows.drop(connection, found)
+    fields = {"shadow": name, "rows": rows, "findings": lost, "comparisons": names}
+    return Answer(verdict="OK", fields=fields, summary=[f"OK: forgot {what}"])
+
+
+def _compared(connection: Connection, name: str) -> list[Comparison]:
+    return [each for each in comparisons.listed(connection) if shadow_of(each.name) == name]
+
+
+def _refuse_held(compared: list[Comparison], now: str) -> None:
+    for each in compared:
+        if each.holder is not None and (each.held_until or "") >= now:
+            raise RefusedError(
+                f"another process follows and compares it: {each.name}",
+                next_step=f"end that one first; one that was killed counts until {each.held_until}",
+            )
+
+
+def _ask(what: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(f"this drops {what}, and there is nobody to ask", next_step="say --yes too")
+    if not typer.confirm(f"Drop {what}? Live rows and events stay as they are.", err=True):
+        raise RefusedError("nothing was dropped")
