@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import comparisons, following, following_topics, topics
+from benchmarks import comparisons, following, following_topics, reconciling, topics
 from benchmarks.report import EVENTS_JUDGED_MIN, Result, render
 from tests.kafka_broker import BrokerUnavailableError
 from tests.mariadb_server import MariadbUnavailableError, resolve_programs
@@ -31,7 +31,7 @@ ARCHIVE_TIMES = 10
 #: One account at one moment is asked of an archive so many times as large.
 ASKED_TIMES = 2
 #: What can be measured by itself.
-PARTS = ("store", "topics", "archives", "shadows")
+PARTS = ("store", "topics", "archives", "shadows", "reconciliation")
 PEERS = ("duckdb bare", "duckdb balance", "duckdb all", "python loop")
 EVENTS_PER_ACCOUNT = 20
 Measured = dict[str, Any]
@@ -75,7 +75,8 @@ def _measure(data: Path, events: int, runs: int, parts: Sequence[str]) -> list[R
             found += _measure_topics(small, data / "large", runs)
     if "archives" in parts:
         found += _measure_archives(data, events * ARCHIVE_TIMES, runs, library)
-    return found + (_measure_shadows(data) if "shadows" in parts else [])
+    found += _measure_shadows(data) if "shadows" in parts else []
+    return found + (reconciling.results(_run, data) if "reconciliation" in parts else [])
 
 
 def _measure_store(data: Path, small: Path, events: int, runs: int) -> tuple[list[Result], list[Measured]]:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 from eventsourcing.persistence import StoredEvent
 
-from benchmarks import archives, comparisons, following, following_topics, peer, topics
+from benchmarks import archives, comparisons, following, following_topics, peer, reconciling, topics
 from ledger.store import Store
 
 __all__ = ["TASKS", "main"]
@@ -108,6 +108,7 @@ TASKS: dict[str, Callable[[Path], dict[str, Any]]] = (
     | following.TASKS
     | following_topics.TASKS
     | comparisons.TASKS
+    | reconciling.TASKS
 )
 
 

@@ -11,9 +11,11 @@ from console import (
     command_demo,
     commands_archive,
     commands_ask,
+    commands_breaks,
     commands_check,
     commands_data,
     commands_drift,
+    commands_reconcile,
     commands_replay,
     commands_topic,
 )
@@ -48,6 +50,8 @@ for room in (
     commands_ask,
     commands_check,
     commands_drift,
+    commands_reconcile,
+    commands_breaks,
     command_demo,
 ):
     room.register(app)

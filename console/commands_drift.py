@@ -125,14 +125,15 @@ def watch(
 ) -> Answer:
     """Keep a shadow beside live, and say the moment that live drifts, where, since when and why.
 
-    It goes on until Ctrl-C or SIGTERM. The TOML file says which live table is compared (without
-    one our own read model is), how, and who is told: its tables are live, watch and alerts.
+    Where orders were imported, it reconciles them with the ledger beside that. It goes on until
+    Ctrl-C or SIGTERM. The TOML file says which live table is compared (without one our own read
+    model is), how, and who is told: its tables are live, watch, reconcile and alerts.
     """
     from console.watching import Watch, watch_drift
 
     need_source(source, sources=STORE_OR_TOPIC, topic=topic)
     live = _live_table(run) if run.settings.live else None
-    return watch_drift(run, Watch(source, topic, start, restart, live, None, listen, shadow))
+    return watch_drift(run, Watch(source, topic, start, restart, live, None, listen, shadow, reconciles=True))
 
 
 def _once(run: Run, foreign: LiveTable | None, *, own: bool, explain: bool) -> Answer:

@@ -1,24 +1,36 @@
-"""Commands that bring data in: rows of another system, and events of an export or of the topic."""
+"""Commands that bring data in: rows of another system, and events of an export or of a topic."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from console.answer import Answer
-from console.import_answers import absent_rows, healed_answer, imported_answer, taken_answer
+from console.import_answers import absent_rows, healed_answer, imported_answer, orders_answer, taken_answer
+from console.import_options import (
+    DryRun,
+    File,
+    FromUrl,
+    InputFormat,
+    MapFile,
+    Query,
+    RejectsFile,
+    Table,
+    mapping_from,
+    name_of,
+    source_from,
+    waiting_words,
+)
 from console.run import FORMATS, NO_TABLE, Run, command
-from console.settings import FILE_NAME
 from console.stopping import stopped_by_signals
 from console.words import count
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
-    from ledger.importing import Mapping, Source
+    from ledger.importing import Mapping
 
 __all__ = ["register"]
 
@@ -30,6 +42,7 @@ def register(app: typer.Typer) -> None:
     )
     command(imports, "transactions", formats=_import_formats)(import_transactions)
     command(imports, "accounts", formats=_import_formats)(import_accounts)
+    command(imports, "orders", formats=_import_formats)(import_orders)
     command(imports, "events", formats=_event_formats)(import_events)
     app.add_typer(imports, name="import")
 
@@ -44,36 +57,14 @@ def _event_formats(arguments: dict[str, Any]) -> tuple[str, ...]:
     return FORMATS if arguments["dry_run"] and arguments["source"] else NO_TABLE
 
 
-_File = Annotated[
-    str | None, typer.Argument(metavar="[FILE]", help="CSV, JSON Lines or Parquet by its ending; - is standard input.")
-]
-_InputFormat = Annotated[
-    str | None, typer.Option("--input-format", metavar="FORMAT", help="csv, jsonl or parquet, whatever the ending.")
-]
-_FromUrl = Annotated[
-    str | None, typer.Option("--from-url", metavar="URL", help="Read from another database, by SQLAlchemy URL.")
-]
-_Table = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The table there.")]
-_Query = Annotated[str | None, typer.Option("--query", metavar="SQL", help="A query there, instead of a table.")]
-_Map = Annotated[
-    Path | None,
-    typer.Option("--map", metavar="FILE", help="TOML mapping (default: what the configuration says under import)."),
-]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what it would do, with a profile of the columns.")]
-_Rejects = Annotated[
-    Path | None,
-    typer.Option("--rejects", metavar="FILE", help="Where bad rows go (default: reports/rejects-NAME.csv)."),
-]
-
-
 def import_transactions(
     run: Run,
     *,
-    file: _File = None,
-    input_format: _InputFormat = None,
-    from_url: _FromUrl = None,
-    table: _Table = None,
-    query: _Query = None,
+    file: File = None,
+    input_format: InputFormat = None,
+    from_url: FromUrl = None,
+    table: Table = None,
+    query: Query = None,
     from_topic: Annotated[
         str | None,
         typer.Option("--from-topic", metavar="NAME", help="Read a topic of rows, from where the last import ended."),
@@ -88,9 +79,9 @@ def import_transactions(
     restart: Annotated[
         bool, typer.Option("--restart", help="Read the topic from its first offset again; known rows change nothing.")
     ] = False,
-    map: _Map = None,
-    dry_run: _DryRun = False,
-    rejects: _Rejects = None,
+    map: MapFile = None,
+    dry_run: DryRun = False,
+    rejects: RejectsFile = None,
 ) -> Answer:
     """Turn rows of a transactions table into events; what is known already changes nothing.
 
@@ -99,7 +90,7 @@ def import_transactions(
     """
     from ledger.importing import import_transactions as bring
 
-    mapping = _mapping(run, map)
+    mapping = mapping_from(run, map)
     if from_topic is not None:
         if file or from_url or table or query or input_format:
             raise UsageError("--from-topic excludes a FILE and --from-url", next_step="leave one of them away")
@@ -107,7 +98,7 @@ def import_transactions(
         return _take_from_topic(run, options, mapping)
     if codec or follow or restart:
         raise UsageError("--codec, --follow and --restart belong to --from-topic", next_step="name the topic")
-    source, name = _source(file, input_format, from_url, table, query)
+    source, name = source_from(file, input_format, from_url, table, query)
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
@@ -142,7 +133,7 @@ def _take_from_topic(run: Run, options: _TopicOptions, mapping: Mapping) -> Answ
     if options.follow and options.dry_run:
         raise UsageError("--follow and --dry-run exclude each other", next_step="leave one of the two away")
     stop = threading.Event()
-    rows = TopicRows(run.kafka(), options.name, options.codec, waiting=_waiting(run), should_stop=stop.is_set)
+    rows = TopicRows(run.kafka(), options.name, options.codec, waiting=waiting_words(run), should_stop=stop.is_set)
     # A dry run has a file of its own: the other one is a log that stays.
     name = f"rejects-{options.name}{'-dry-run' if options.dry_run else ''}.csv"
     rejects = options.rejects or run.reports / name
@@ -175,12 +166,12 @@ def _take_from_topic(run: Run, options: _TopicOptions, mapping: Mapping) -> Answ
 def import_accounts(
     run: Run,
     *,
-    file: _File = None,
-    input_format: _InputFormat = None,
-    from_url: _FromUrl = None,
-    table: _Table = None,
-    query: _Query = None,
-    map: _Map = None,
+    file: File = None,
+    input_format: InputFormat = None,
+    from_url: FromUrl = None,
+    table: Table = None,
+    query: Query = None,
+    map: MapFile = None,
     as_opening_at: Annotated[
         str | None,
         typer.Option(
@@ -190,8 +181,8 @@ def import_accounts(
     replace: Annotated[
         bool, typer.Option("--replace", help="Drop the rows of earlier imports that are not among these.")
     ] = False,
-    dry_run: _DryRun = False,
-    rejects: _Rejects = None,
+    dry_run: DryRun = False,
+    rejects: RejectsFile = None,
 ) -> Answer:
     """Keep rows of a live accounts table for `drift` to compare; they become no events."""
     from ledger.importing import import_accounts as bring
@@ -199,8 +190,8 @@ def import_accounts(
     if replace and as_opening_at:
         raise UsageError("--replace and --as-opening-at exclude each other", next_step="events are never replaced")
 
-    mapping = _mapping(run, map)
-    source, name = _source(file, input_format, from_url, table, query)
+    mapping = mapping_from(run, map)
+    source, name = source_from(file, input_format, from_url, table, query)
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(
             store,
@@ -216,6 +207,86 @@ def import_accounts(
     absent = absent_rows(found.absent, is_replaced=replace, dry_run=dry_run)
     more = {"absent": found.absent}
     return imported_answer(run, found, dry_run=dry_run, timezone=mapping.timezone, fields=more, notes=absent)
+
+
+def import_orders(
+    run: Run,
+    *,
+    file: File = None,
+    input_format: InputFormat = None,
+    from_url: FromUrl = None,
+    table: Table = None,
+    query: Query = None,
+    from_topic: Annotated[
+        str | None,
+        typer.Option("--from-topic", metavar="NAME", help="Read a topic of order events, from where it was read to."),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on with the topic for ever, until Ctrl-C or SIGTERM.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget what the topic said, and read it from its first offset again.")
+    ] = False,
+    map: MapFile = None,
+    dry_run: DryRun = False,
+    rejects: RejectsFile = None,
+) -> Answer:
+    """Bring orders in, for `reconcile`: rows of a table or file, or the events of a topic.
+
+    A row says how an order is now; one that is known may go on from there, and anything else is a reject. Rows are
+    taken to be all that there was at the time of the import: --now says when they were exported. One ledger has its
+    orders from rows or from one topic.
+    """
+    from ledger.importing import import_orders as bring
+
+    if from_topic is not None:
+        if file or from_url or table or query or input_format:
+            raise UsageError("--from-topic excludes a FILE and --from-url", next_step="leave one of them away")
+        if map or dry_run or rejects:
+            raise UsageError("--map, --dry-run and --rejects are for rows", next_step="a topic has events: leave it")
+        return _orders_from_topic(run, from_topic, follow=follow, restart=restart)
+    if follow or restart:
+        raise UsageError("--follow and --restart belong to --from-topic", next_step="name the topic")
+    mapping = mapping_from(run, map)
+    source, name = source_from(file, input_format, from_url, table, query)
+    with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
+        found = bring(
+            store,
+            source,
+            mapping=mapping,
+            now=run.now,
+            dry_run=dry_run,
+            rejects=rejects or run.reports / f"rejects-{name}.csv",
+            progress=progress,
+        )
+    return imported_answer(run, found, dry_run=dry_run, timezone=mapping.timezone)
+
+
+def _orders_from_topic(run: Run, name: str, *, follow: bool, restart: bool) -> Answer:
+    from consumers.orders_import import import_orders_from_topic
+    from replay.topic.refusals import topic_named
+
+    stop = threading.Event()
+    connection = run.kafka()
+    # Before there is a ledger to bring anything into: a wrong name must not leave an empty one.
+    topic_named(connection, name, next_step="check the name given with --from-topic")
+    with (
+        run.ledger_to_fill(dry_run=False) as store,
+        stopped_by_signals(stop, only_if=follow),
+        run.progress("importing", unit="records") as progress,
+    ):
+        taken = import_orders_from_topic(
+            store,
+            connection,
+            name,
+            now=lambda: run.now,
+            follow=follow,
+            restart=restart,
+            waiting=waiting_words(run),
+            progress=progress,
+            should_stop=stop.is_set,
+        )
+    return orders_answer(taken, topic=name)
 
 
 def import_events(
@@ -243,7 +314,7 @@ def import_events(
         bool,
         typer.Option("--accept-topic", help="With --from topic: take one of which the ledger has no event at all."),
     ] = False,
-    rejects: _Rejects = None,
+    rejects: RejectsFile = None,
 ) -> Answer:
     """Append events to the ledger as they were, from an export or from the topic; what is known changes nothing.
 
@@ -260,7 +331,7 @@ def import_events(
         raise UsageError("--skip-conflicts and --accept-topic belong to --from topic", next_step="leave them away")
     if file is None or topic is not None:
         raise UsageError("say what to import", next_step="give a FILE, or --from topic with or without --topic NAME")
-    chosen = rejects or run.reports / f"rejects-{_name(file)}.csv"
+    chosen = rejects or run.reports / f"rejects-{name_of(file)}.csv"
     with run.ledger_to_fill(dry_run=dry_run) as store, run.progress("importing", unit="rows") as progress:
         found = bring(store, file, rejects=chosen, dry_run=dry_run, progress=progress)
     did = "would be put back" if dry_run else "put back"
@@ -300,42 +371,6 @@ def _import_from_topic(
             skip_conflicts=skip_conflicts,
             accept_topic=accept_topic,
             progress=progress,
-            waiting=_waiting(run),
+            waiting=waiting_words(run),
         )
     return healed_answer(found, topic=name, dry_run=dry_run)
-
-
-def _waiting(run: Run) -> Callable[[str], None]:
-    """Return what says once for each place that a reader waits there, however long it takes."""
-    return lambda words: run.warn(words.partition(" since ")[0]) if words else None
-
-
-def _name(file: str) -> str:
-    return "stdin" if file == "-" else Path(file).stem
-
-
-def _mapping(run: Run, file: Path | None) -> Mapping:
-    from ledger.importing import load_mapping, mapping_of
-
-    if file is not None:
-        return load_mapping(file)
-    return mapping_of(run.settings.imports, where=str(run.options.config or run.data / FILE_NAME))
-
-
-def _source(
-    file: str | None, format: str | None, url: str | None, table: str | None, query: str | None
-) -> tuple[Source, str]:
-    """Return what is to be read and a name for it, from the options that say so."""
-    from ledger.importing import FileSource
-
-    if (file is None) == (url is None):
-        raise UsageError("say what to import", next_step="give a FILE, or --from-url with --table or --query")
-    if file is not None:
-        if table or query:
-            raise UsageError("--table and --query belong to --from-url", next_step="leave them away for a file")
-        return FileSource(file, format=format), _name(file)
-    if (table is None) == (query is None):
-        raise UsageError("--from-url needs --table or --query, and only one of them", next_step="name a table")
-    from ledger.importing import TableSource
-
-    return TableSource(str(url), table=table, query=query), table or "query"

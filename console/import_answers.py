@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from console.run import Run
     from consumers.intake import Ended
+    from consumers.orders_import import TakenOrders
     from ledger.importing import ColumnProfile, Healed, Imported
     from ledger.importing.healing import Record
 
-__all__ = ["absent_rows", "healed_answer", "imported_answer", "taken_answer", "warn_of_input"]
+__all__ = ["absent_rows", "healed_answer", "imported_answer", "orders_answer", "taken_answer", "warn_of_input"]
 
 
 def absent_rows(rows: int, *, is_replaced: bool, dry_run: bool) -> list[str]:
@@ -154,6 +155,37 @@ def taken_answer(run: Run, ended: Ended, *, rejects: Path, topic: str, timezone:
         document["profile"] = dry.profile
         table = _profile(dry.profile)
     return Answer(verdict=ended.verdict, fields=document, table=table, summary=summary, notes=notes)
+
+
+def orders_answer(taken: TakenOrders, *, topic: str) -> Answer:
+    """Return the answer of an import of orders from their topic."""
+    parked = [
+        f"parked: partition {each.partition}, offset {each.position:,} ({each.order_id or 'no order'}): {each.reason}"
+        for each in taken.parked
+    ]
+    held = f"an open transaction holds back {count(taken.held_back, 'offset')}"
+    conflicts = f"{count(taken.conflicts, 'event')} parked: another one says the same version in another way"
+    notes = [
+        *first_few(parked, "records"),
+        *([conflicts] if taken.conflicts else []),
+        *([f"not read yet: {held}"] if taken.held_back else []),
+    ]
+    document = {
+        "imported": taken.imported,
+        "unchanged": taken.unchanged,
+        "rejected": taken.rejected,
+        "rejects": None,
+        "events": taken.imported,
+        "parked": taken.parked,
+        "conflicts": taken.conflicts,
+        "topic": topic,
+        "offsets": {str(partition): offset for partition, offset in sorted(taken.offsets.items())},
+        "held_back": taken.held_back,
+    }
+    summary = [
+        f"{count(taken.imported, 'event')} of orders imported, {taken.unchanged:,} unchanged, {taken.rejected:,} parked"
+    ]
+    return Answer(verdict=taken.verdict, fields=document, summary=summary, notes=notes)
 
 
 def warn_of_input(run: Run, naive_times: int, ignored_columns: Sequence[str], timezone: str) -> None:

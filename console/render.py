@@ -24,7 +24,17 @@ from console.answer import Answer
 from schemas import format_time
 from schemas.errors import UsageError
 
-__all__ = ["ROWS_SHOWN_MAX", "document", "emit", "form_of", "need_place", "text"]
+__all__ = [
+    "ROWS_SHOWN_MAX",
+    "document",
+    "emit",
+    "form_of",
+    "need_place",
+    "plain_table",
+    "printable",
+    "text",
+    "write_file",
+]
 
 ROWS_SHOWN_MAX = 40
 
@@ -46,7 +56,7 @@ def emit(answer: Answer, *, as_json: bool, format: str | None, output: Path | No
     """
     chosen = form_of(format, output, as_json=as_json)
     if output is not None:
-        _write_file(output, lambda file: _render(answer, chosen, file, is_terminal=False))
+        write_file(output, lambda file: _render(answer, chosen, file, is_terminal=False))
         sys.stderr.write(f"written to {output}\n")
         if as_json:
             _to_stdout(document(answer))
@@ -154,7 +164,7 @@ def _render(answer: Answer, format: str, file: BinaryIO, *, is_terminal: bool) -
 
 def _table(frame: pl.DataFrame, *, is_terminal: bool, rows_max: int) -> str:
     shown = _nested_as_text(_times_as_text(frame.head(rows_max)))
-    draw = _rich_table if is_terminal else _plain_table
+    draw = _rich_table if is_terminal else plain_table
     drawn = draw(shown)
     if frame.height > rows_max:
         more = f"... and {frame.height - rows_max:,} more rows of {frame.height:,}"
@@ -163,10 +173,11 @@ def _table(frame: pl.DataFrame, *, is_terminal: bool, rows_max: int) -> str:
 
 
 def _cells(frame: pl.DataFrame) -> list[list[str]]:
-    return [[_cell(value) for value in row] for row in frame.iter_rows()]
+    return [[printable(value) for value in row] for row in frame.iter_rows()]
 
 
-def _cell(value: object) -> str:
+def printable(value: object) -> str:
+    """Return a value as people read it, on one line and without a character that is not to be seen."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -176,7 +187,8 @@ def _cell(value: object) -> str:
     return words if words.isprintable() else words.encode("unicode_escape").decode()
 
 
-def _plain_table(frame: pl.DataFrame) -> str:
+def plain_table(frame: pl.DataFrame) -> str:
+    """Return a table in aligned columns, its names first; nothing in it is a list or a time."""
     from rich.cells import cell_len
 
     rows = [frame.columns, *_cells(frame)]
@@ -206,7 +218,7 @@ def _rich_table(frame: pl.DataFrame) -> str:
         table.add_column(name, justify="right" if dtype.is_numeric() else "left", no_wrap=True)
     for row in _cells(frame):
         table.add_row(*(Text(cell) for cell in row))
-    plain = _plain_table(frame)
+    plain = plain_table(frame)
     widest = max(cell_len(line) for line in plain.splitlines())
     # The drawn table needs one more column of blanks a column, and one at its edge.
     if widest + frame.width + 1 > console.width:
@@ -232,8 +244,8 @@ def _nested_as_text(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(texts)
 
 
-def _write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
+def write_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write beside the target and rename, so that a reader never sees half a file; UsageError if it cannot be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

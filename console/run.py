@@ -317,6 +317,7 @@ def _invoking(function: Callable[..., Answer], formats: Formats, *, is_rendered:
         options = everywhere(ctx, given)
         if ctx.invoked_subcommand is not None:
             # Only the options of the group were read here; its subcommand answers.
+            _refuse_own(ctx, values)
             ctx.obj = options
             return
         run = Run(options=options)
@@ -333,6 +334,17 @@ def _invoking(function: Callable[..., Answer], formats: Formats, *, is_rendered:
     invoke.__signature__ = _signature(function)  # type: ignore[attr-defined]
     invoke.__annotations__ = {p.name: p.annotation for p in invoke.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return invoke
+
+
+def _refuse_own(ctx: typer.Context, values: dict[str, Any]) -> None:
+    """Refuse what a group alone would have read, rather than leave it unread."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name in values and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"{parameter.opts[0]} is not about `{ctx.invoked_subcommand}`",
+                next_step=f"leave it away, or leave `{ctx.invoked_subcommand}` away",
+            )
 
 
 def everywhere_parameters(*, reads_environment: bool) -> list[inspect.Parameter]:

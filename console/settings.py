@@ -51,6 +51,12 @@
     interval_seconds = 300                     # the least time between the alerts of two incidents
     timeout_seconds = 10
 
+    [reconcile]
+    grace_seconds = 900                        # how long after its last fact an order may be out of order
+    timing_seconds = 604800                    # how far payment and completion of an order may lie apart
+    orders_topic = "orders"                    # the topic of the orders
+    alert_after_seconds = 3600                 # how long a break may stay open before the webhook is told
+
 Options win over environment variables, and those over the file. Secrets belong into the environment or into a
 file, not into arguments.
 """
@@ -68,11 +74,13 @@ import msgspec
 from schemas.errors import ConfigurationError
 
 __all__ = [
+    "DEFAULT_ORDERS_TOPIC",
     "DEFAULT_TOPIC",
     "FILE_NAME",
     "AlertSettings",
     "ArchiveSettings",
     "KafkaSettings",
+    "ReconcileSettings",
     "Secret",
     "Settings",
     "WatchSettings",
@@ -81,6 +89,7 @@ __all__ = [
 
 FILE_NAME = "ledger-replay.toml"
 DEFAULT_TOPIC = "ledger-events"
+DEFAULT_ORDERS_TOPIC = "orders"
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -191,6 +200,15 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return values
 
 
+class ReconcileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[reconcile]`: when a mismatch of orders and ledger is a break, and when somebody is told of it."""
+
+    grace_seconds: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 900.0
+    timing_seconds: Annotated[float, msgspec.Meta(ge=0, le=315_360_000)] = 604_800.0
+    orders_topic: str = DEFAULT_ORDERS_TOPIC
+    alert_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3_600.0
+
+
 #: What a name of a header is made of.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
@@ -221,6 +239,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     live: dict[str, Any] = {}
     watch: WatchSettings = WatchSettings()
     alerts: AlertSettings = AlertSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
 
     @property
     def timezone(self) -> str:

@@ -1,26 +1,30 @@
-"""What `drift --watch` and `watch` run: a shadow, its comparison, and what is done about what that finds."""
+"""What `drift --watch` and `watch` run: a shadow, its comparison, and with `watch` the reconciliation beside it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from console.alerting import alerting, configured_webhook
 from console.answer import Answer
 from console.drift_answers import watched_answer
 from console.live_tables import UnreadRows
 from console.log_lines import log_to_stderr
+from console.reconciling import Around, Ledger, reconciled_for_ever, reconciliation, waiting
 from console.run import Run
 from console.stopping import stopped_by_signals
-from consumers.alerts import AlertSender, Webhook
 from consumers.health import Health, application, serving
+from consumers.loop import Loop
 from consumers.metrics import Metrics
 from consumers.reactions import Reactions
 from consumers.shadow import LIVE_EVENTS, Following, StoreShadow
 from consumers.shadow_start import Start
 from consumers.watching import Watching
-from ledger import read_model, shadows
+from ledger import orders, read_model, shadows
+from ledger.order_transactions import FOLLOWER
 from replay.checkpoint import Checkpoints
 from replay.comparison.foreign import ForeignTable
 from replay.comparison.live_table import LiveTable
@@ -32,7 +36,9 @@ from replay.full_replay import CORE
 from schemas.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from consumers.loop import Task
     from consumers.reactions import Log
+    from consumers.reconciliation_task import ReconciliationTask
     from ledger.store import Store
     from replay.comparison.chunk import Pair
     from replay.topic.client import Waiting
@@ -51,7 +57,7 @@ class Watch(NamedTuple):
     """What to watch: from where the shadow follows and begins, what it is compared with (None: our own read model).
 
     `rounds` ends it after so many whole rounds; `listen` is where its endpoint is, None for as configured; `shadow` is
-    the name of the shadow.
+    the name of the shadow. With `reconciles` the orders that the ledger knows are reconciled beside it.
     """
 
     source: str
@@ -62,14 +68,17 @@ class Watch(NamedTuple):
     rounds: int | None
     listen: str | None
     shadow: str = SHADOW
+    reconciles: bool = False
 
 
 def watch_drift(run: Run, watch: Watch, *, explain: bool = False) -> Answer:
     """Follow and compare until Ctrl-C or SIGTERM, or until the rounds are done, and answer what is open then."""
     settings = run.settings.watch
     listen = watch.listen or settings.listen
+    if watch.shadow == FOLLOWER:
+        raise UsageError(f"the shadow {FOLLOWER!r} is that of the reconciliation", next_step="choose another --shadow")
     # Before anything is made: what is configured wrong must not be found out after an hour of catching up.
-    webhook = _webhook(run)
+    webhook = configured_webhook(run)
     log = log_to_stderr()
     stop = threading.Event()
     health, metrics = Health(healthy_seconds=settings.healthy_seconds), Metrics(now=lambda: run.now)
@@ -80,78 +89,85 @@ def watch_drift(run: Run, watch: Watch, *, explain: bool = False) -> Answer:
             address = stack.enter_context(serving(listen, application(metrics.registry, health)))
             log.info("listening", address=address)
         stack.enter_context(stopped_by_signals(stop, only_if=True))
+        around = Around(metrics, health, log, webhook)
         pair = stack.enter_context(closing(_pair(run, store, watch, log)))
+        watching = stack.enter_context(
+            _comparing(run, store, watch, start=start, pair=pair, around=around, metrics=metrics)
+        )
+        reconciling = _reconciling(run, store, watch, around, stack) if watch.reconciles else None
+        tasks: list[Task] = [watching, *([] if reconciling is None else [reconciling])]
+        Loop(tasks, metrics=metrics, health=health, log=log).run(stop.is_set)
+        live = "foreign" if watch.live else "read_model"
+        answer = watched_answer(store, pair.name, watching.end(), live=live, explain=explain)
+        return answer if reconciling is None else _with_breaks(answer, reconciled_for_ever(run, store, reconciling))
+
+
+@contextmanager
+def _comparing(
+    run: Run, store: Store, watch: Watch, *, start: Start, pair: Pair, around: Around, metrics: Metrics
+) -> Iterator[Watching]:
+    """Yield the task that compares live with the shadow, and tells what it finds."""
+    settings, log = run.settings.watch, around.log
+    with ExitStack() as stack:
         if watch.start is not None and not watch.restart and _is_there(store, watch.shadow):
             log.warning("the shadow is there and goes on where it is: --start is for a new one", shadow=watch.shadow)
-        following = stack.enter_context(closing(_following(run, store, watch, start, _waiting(health, log))))
+        waits = waiting("events", around.health, log)
+        following = stack.enter_context(closing(_following(run, store, watch, start, waits)))
         rounds = Rounds(store, pair, chunk_seconds=settings.chunk_seconds, load_max=settings.load_max)
         stack.callback(rounds.release)
         reactions = Reactions(store, pair.name, metrics=metrics, log=log, now=lambda: run.now)
-        if webhook is not None:
-            stack.enter_context(_alerting(store, pair.name, webhook, reactions, log))
-        watching = Watching(
+        if around.webhook is not None:
+            stack.enter_context(alerting(store, pair.name, around.webhook, reactions, log))
+        yield Watching(
             following,
             rounds,
             reactions,
             metrics=metrics,
-            health=health,
+            health=around.health,
             log=log,
             rounds_max=watch.rounds,
             parked=lambda: _parked(store, following),
             now=lambda: run.now,
         )
-        watched = watching.run(stop.is_set)
-        live = "foreign" if watch.live else "read_model"
-        return watched_answer(store, pair.name, watched, live=live, explain=explain)
 
 
-def _webhook(run: Run) -> Webhook | None:
-    alerts = run.settings.alerts
-    url = alerts.url()
-    if url is None:
+def _reconciling(run: Run, store: Store, watch: Watch, around: Around, stack: ExitStack) -> ReconciliationTask | None:
+    """Return the task that reconciles, None where no order is known."""
+    with store.snapshot() as connection:
+        source, follower = orders.source(connection), shadows.find(connection, FOLLOWER)
+    if source is None:
+        around.log.info("no order is known, so nothing is reconciled")
         return None
-    return Webhook(
-        url=url,
-        headers=alerts.header_values(),
-        interval_seconds=alerts.interval_seconds,
-        timeout_seconds=alerts.timeout_seconds,
+    # A reconciliation that has begun goes on with what it follows, whatever the comparison does.
+    ledger = Ledger(watch.source, watch.topic) if follower is None else Ledger(follower.source, follower.topic)
+    return stack.enter_context(reconciliation(run, store, ledger, source, around))
+
+
+def _with_breaks(answer: Answer, found: Answer) -> Answer:
+    """Return the answer of a watch together with what stands between orders and ledger."""
+    told = ("breaks_count", "points_at_risk", "withheld", "parked_orders", "read_until_at")
+    return replace(
+        answer,
+        fields={
+            **answer.fields,
+            "reconciliation": found.verdict,
+            **{name: found.fields[name] for name in told},
+            "breaks": found.table,
+        },
+        summary=[*answer.summary, "", *found.summary],
+        notes=[*answer.notes, *found.notes],
+        also=[*answer.also, found.verdict, *found.also],
     )
 
 
-@contextmanager
-def _alerting(store: Store, comparison: str, webhook: Webhook, reactions: Reactions, log: Log) -> Iterator[None]:
-    """Send alerts meanwhile."""
-
-    def unwell(words: str) -> None:
-        log.error("alerts are not sent", error=words)
-
-    with closing(AlertSender(store, comparison, webhook, told=reactions.told, unwell=unwell)) as sender:
-        reactions.alert_by(sender.wake)
-        sender.start()
-        yield
-
-
-def _following(run: Run, store: Store, watch: Watch, start: Start, waiting: Waiting) -> Following:
+def _following(run: Run, store: Store, watch: Watch, start: Start, waits: Waiting) -> Following:
     events = run.settings.watch.batch_events or LIVE_EVENTS
     shared: dict[str, Any] = {"name": watch.shadow, "start": start, "restart": watch.restart, "batch_events": events}
     if watch.source == "store":
         return StoreShadow(store, now=lambda: run.now, **shared)
     from consumers.topic_shadow import TopicShadow
 
-    return TopicShadow(store, run.kafka(), run.topic(watch.topic), waiting=waiting, now=lambda: run.now, **shared)
-
-
-def _waiting(health: Health, log: Log) -> Waiting:
-    """Return what hears why brokers keep the shadow waiting, and of nothing more when they answer again."""
-
-    def waiting(words: str) -> None:
-        health.waits_for(words or None)
-        if words:
-            log.warning("waiting", reason=words)
-        else:
-            log.info("goes on")
-
-    return waiting
+    return TopicShadow(store, run.kafka(), run.topic(watch.topic), waiting=waits, now=lambda: run.now, **shared)
 
 
 def _start(run: Run, store: Store, words: str | None) -> Start:

@@ -1,4 +1,4 @@
-"""Alerts: tells a webhook when drift begins and when it is over, each once, whatever fails meanwhile.
+"""Alerts: tells a webhook when drift or breaks begin and when they are over, each once, whatever fails meanwhile.
 
 The rows of `ledger_incidents` are the queue, so that nothing is lost by a restart, and of two processes one sends. An
 alert is sent until the webhook takes it, with growing pauses; its `Idempotency-Key` is the same each time, since an
@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 import urllib3
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from urllib3.exceptions import HTTPError, InvalidHeader
 
@@ -26,11 +27,11 @@ from ledger.incidents import Alert, Incident, Kind
 from ledger.store import Store
 from schemas import format_time
 
-__all__ = ["AlertSender", "Attempt", "Result", "Webhook"]
+__all__ = ["DRIFT", "NAMED_MAX", "About", "AlertSender", "Attempt", "Result", "Webhook"]
 
 Result = Literal["sent", "failed", "refused"]
 
-#: Differences that an alert names; all of them are in the table of findings.
+#: Differences or breaks that an alert names; all of them are in their table.
 NAMED_MAX = 10
 
 BACKOFF_SECONDS = 1.0
@@ -60,10 +61,39 @@ class Webhook:
     timeout_seconds: float = 10.0
 
 
+class About(NamedTuple):
+    """What alerts are about: what each kind is called, what an incident counts, and what else an alert says of one."""
+
+    kinds: Mapping[Kind, str]
+    counted: str
+    content: Callable[[Connection, Incident], Mapping[str, object]]
+
+
+def _drift(connection: Connection, incident: Incident) -> Mapping[str, object]:
+    """Return how many accounts differ now, and the first differences that were seen since an incident began."""
+    named = findings.listed(
+        connection,
+        incident.comparison,
+        states=("drift", "healed"),
+        seen_since=incident.opened_at,
+        is_explained=True,
+        first=NAMED_MAX,
+    )
+    return {
+        "open": findings.counts(connection, incident.comparison)._asdict(),
+        "accounts": [drifted_of(each) for each in named],
+        "position": msgspec.Raw(named[0].position.encode()) if named else None,
+    }
+
+
+#: Alerts of a comparison of live with a shadow.
+DRIFT = About({"drift": "drift", "healed": "healed"}, "drifted", _drift)
+
+
 class Attempt(NamedTuple):
     """What came of one attempt to tell; `error` says why it failed, `again_at` when the next one is due."""
 
-    kind: Kind
+    kind: str
     incident: int
     result: Result
     error: str | None
@@ -88,6 +118,7 @@ class AlertSender:
         comparison: str,
         webhook: Webhook,
         *,
+        about: About = DRIFT,
         told: Callable[[Attempt], None] = lambda _: None,
         unwell: Callable[[str], None] = lambda _: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -97,6 +128,7 @@ class AlertSender:
         self._store = store
         self._comparison = comparison
         self._webhook = webhook
+        self._about = about
         self._told = told
         self._unwell = unwell
         self._now = now
@@ -183,40 +215,29 @@ class AlertSender:
         with self._store.writing() as connection:
             if not incidents.claim(connection, alert.incident, until=format_time(dies_at)):
                 return None
-            since = alert.incident.opened_at
-            named = findings.listed(
-                connection,
-                self._comparison,
-                states=("drift", "healed"),
-                seen_since=since,
-                is_explained=True,
-                first=NAMED_MAX,
-            )
-            open_ = findings.counts(connection, self._comparison)
-        return msgspec.json.encode(self._document(alert, named, open_))
+            content = self._about.content(connection, alert.incident)
+        return msgspec.json.encode(self._document(alert, content))
 
-    def _document(self, alert: Alert, named: list[findings.Finding], open_: findings.Counts) -> dict[str, object]:
-        incident = alert.incident
+    def _document(self, alert: Alert, content: Mapping[str, object]) -> dict[str, object]:
+        incident, counted = alert.incident, self._about.counted
         return {
-            "kind": alert.kind,
+            "kind": self._about.kinds[alert.kind],
             "incident": incident.id,
             "idempotency_key": self._key(alert),
             "ledger_id": self._store.ledger_id,
             "comparison": incident.comparison,
             "opened_at": incident.opened_at,
             "healed_at": incident.healed_at,
-            "drifted": incident.drifted,
-            "open": open_._asdict(),
-            "accounts": [drifted_of(each) for each in named],
-            "position": msgspec.Raw(named[0].position.encode()) if named else None,
+            counted: incident.drifted,
+            **content,
             "earlier": [
-                {name: getattr(each, name) for name in ("id", "opened_at", "healed_at", "drifted")}
+                {"id": each.id, "opened_at": each.opened_at, "healed_at": each.healed_at, counted: each.drifted}
                 for each in alert.earlier
             ],
         }
 
     def _key(self, alert: Alert) -> str:
-        return f"{self._store.ledger_id}-{alert.incident.id}-{alert.kind}"
+        return f"{self._store.ledger_id}-{alert.incident.id}-{self._about.kinds[alert.kind]}"
 
     def _post(self, alert: Alert, body: bytes) -> _Answer:
         headers = {"Content-Type": "application/json", "Idempotency-Key": self._key(alert), **self._webhook.headers}
@@ -254,7 +275,7 @@ class AlertSender:
                 incidents.note_told(connection, alert, now=format_time(now))
             else:
                 incidents.untold(connection, alert.incident, answer.error or "", again_at=again_at)
-        self._told(Attempt(alert.kind, alert.incident.id, answer.result, answer.error, again_at))
+        self._told(Attempt(self._about.kinds[alert.kind], alert.incident.id, answer.result, answer.error, again_at))
 
 
 def _is_given_up(incident: Incident) -> bool:

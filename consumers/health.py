@@ -39,7 +39,7 @@ class Health:
         self._clock = clock
         self._stepped_at = clock()
         self._not_ready: str | None = "the shadow has not caught up yet"
-        self._waits_for: str | None = None
+        self._waits_for: dict[str, str] = {}
 
     def stepped(self) -> None:
         """Take note that the loop moves, if only to wait for something."""
@@ -49,9 +49,11 @@ class Health:
         """Take note that all answers and the shadow has caught up once, or why not."""
         self._not_ready = why_not
 
-    def waits_for(self, source: str | None) -> None:
-        """Take note of what the shadow's source keeps it waiting for, None where it answers."""
-        self._waits_for = source
+    def waits_for(self, why: str | None, *, source: str = "events") -> None:
+        """Take note of why a source keeps the loop waiting, None where it answers."""
+        # Other threads read it meanwhile, so it is made anew.
+        others = {name: reason for name, reason in self._waits_for.items() if name != source}
+        self._waits_for = others if why is None else {**others, source: why}
 
     @property
     def why_unhealthy(self) -> str | None:
@@ -62,7 +64,7 @@ class Health:
     @property
     def why_not_ready(self) -> str | None:
         """Why nobody should rely on it, None where they can."""
-        return self.why_unhealthy or self._waits_for or self._not_ready
+        return self.why_unhealthy or next(iter(self._waits_for.values()), None) or self._not_ready
 
 
 def application(registry: CollectorRegistry, health: Health) -> WSGIApplication:

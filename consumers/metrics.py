@@ -1,4 +1,4 @@
-"""Metrics of a shadow and its comparison, for Prometheus, in a registry of their own."""
+"""Metrics of what runs for ever, and of a shadow and its comparison, for Prometheus, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -10,26 +10,45 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Summary
 from consumers.shadow import Step
 from ledger.findings import Counts
 
-__all__ = ["Metrics"]
+__all__ = ["PREFIX", "LoopMetrics", "Metrics"]
 
 PREFIX = "ledger_replay"
 
 
-class Metrics:
-    """What is measured. Events a second are the rate of `..._events_total`; moments and lengths are in seconds.
+class LoopMetrics:
+    """What is measured of whatever runs for ever; other metrics of the process are in the same registry."""
 
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.up = self._gauge("up", "1 while the process follows and compares.")
+        self.ready = self._gauge(
+            "ready", "1 once everything that is followed has caught up, while sources and database answer."
+        )
+        self.alerts = Counter(
+            "alerts", "Attempts to tell the webhook.", ["kind", "result"], namespace=PREFIX, registry=self.registry
+        )
+        self.errors = Counter(
+            "errors", "Times that a source or the database did not answer.", namespace=PREFIX, registry=self.registry
+        )
+
+    def _gauge(self, name: str, documentation: str) -> Gauge:
+        return Gauge(name, documentation, namespace=PREFIX, registry=self.registry)
+
+
+class Metrics(LoopMetrics):
+    """The same of a shadow and its comparison too.
+
+    Events a second are the rate of `..._events_total`; moments and lengths are in seconds.
     Ages are those at `now` when they are asked for: whatever keeps the loop from going on, they grow.
     """
 
     def __init__(self, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__()
         self._now = now
         self._began_at = now()
         self._was_at_head_at: datetime | None = None
         self._behind_since: datetime | None = None
         self._oldest_at = self._began_at
-        self.up = self._gauge("up", "1 while the process follows and compares.")
-        self.ready = self._gauge("ready", "1 once the shadow has caught up, while its source and database answer.")
         self.shadow_lag_events = self._gauge("shadow_lag_events", "Events that the shadow has not applied yet.")
         self.held_back_events = self._gauge(
             "held_back_events", "Events of the topic that a transaction left open there holds back from all readers."
@@ -67,12 +86,6 @@ class Metrics:
         self.round_seconds = Summary(
             "round_seconds", "How long whole rounds took.", namespace=PREFIX, registry=self.registry
         )
-        self.alerts = Counter(
-            "alerts", "Attempts to tell the webhook.", ["kind", "result"], namespace=PREFIX, registry=self.registry
-        )
-        self.errors = Counter(
-            "errors", "Times that a source or the database did not answer.", namespace=PREFIX, registry=self.registry
-        )
 
     def stepped(self, step: Step, *, newest_at: datetime | None, now: datetime) -> None:
         """Take note of a step; `newest_at` is when the newest event that was ever applied was recorded."""
@@ -100,6 +113,3 @@ class Metrics:
 
     def _age_seconds(self, since: datetime) -> float:
         return max((self._now() - since).total_seconds(), 0.0)
-
-    def _gauge(self, name: str, documentation: str) -> Gauge:
-        return Gauge(name, documentation, namespace=PREFIX, registry=self.registry)

@@ -20,7 +20,7 @@ from replay.certificate import Position
 from replay.comparison.chunk import Chunk, Settled
 from schemas import format_time
 
-__all__ = ["Log", "Reactions"]
+__all__ = ["LOGGED_MAX", "Log", "Reactions", "log_attempt"]
 
 #: Findings of one kind that one look may log a line each of; all of them are in the table.
 LOGGED_MAX = 100
@@ -123,14 +123,7 @@ class Reactions:
     def told(self, attempt: Attempt) -> None:
         """Take note of an attempt to tell the webhook; called by the thread that sends."""
         self._metrics.alerts.labels(attempt.kind, attempt.result).inc()
-        values = {"kind": attempt.kind, "incident": attempt.incident}
-        if attempt.result == "sent":
-            self._log.info("alert sent", **values)
-        elif attempt.result == "failed":
-            self._log.warning("alert failed", error=attempt.error, again_at=attempt.again_at, **values)
-        else:
-            advice = "correct [alerts] in the TOML file and start again"
-            self._log.error("alert refused, and not sent again", error=attempt.error, next_step=advice, **values)
+        log_attempt(self._log, attempt)
 
     def _note(self, connection: Connection, look: Look, among: Keys | Sequence[str]) -> None:
         now = format_time(self._now())
@@ -159,6 +152,18 @@ class Reactions:
 
 #: What log lines call the columns of the table that have another name here.
 _WORDS = {"cause": "class", "evidence": "reason"}
+
+
+def log_attempt(log: Log, attempt: Attempt) -> None:
+    """Say what came of an attempt to tell the webhook."""
+    values = {"kind": attempt.kind, "incident": attempt.incident}
+    if attempt.result == "sent":
+        log.info("alert sent", **values)
+    elif attempt.result == "failed":
+        log.warning("alert failed", error=attempt.error, again_at=attempt.again_at, **values)
+    else:
+        advice = "correct [alerts] in the TOML file and start again"
+        log.error("alert refused, and not sent again", error=attempt.error, next_step=advice, **values)
 
 
 def _json(position: Position) -> str:

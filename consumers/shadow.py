@@ -12,12 +12,12 @@ from typing import NamedTuple, Protocol
 
 from consumers.shadow_batches import StoreBatches
 from consumers.shadow_reading import STORE, Taken, where
-from consumers.shadow_start import Start, begin, refuse_other
+from consumers.shadow_start import Start, begin, refuse_other, refuse_unlike
 from ledger import shadows
 from ledger.shadows import Shadow
 from ledger.store import BATCH_EVENTS, Store
 from replay.certificate import Position
-from replay.rows import write
+from replay.rows import Beside, write
 from schemas import format_time
 from schemas.errors import PositionMoved, RefusedError
 
@@ -65,9 +65,9 @@ class StoreShadow:
     """A shadow that follows the store; a new one begins as `start` says, one that exists goes on where it is.
 
     `restart` drops it first. A batch has `batch_events`, or `catch_up_events` while the shadow is that far behind; no
-    more than one is read ahead. `at` is called with the name of each place that a step passes: `read` and `fold`, maybe
-    in another thread, then `write` and `commit` before the commit, and `committed`. RefusedError and UsageError as of
-    `consumers.shadow_start.begin`.
+    more than one is read ahead. `beside` is what is kept beside the rows, in the transactions that write them. `at` is
+    called with the name of each place that a step passes: `read` and `fold`, maybe in another thread, then `write` and
+    `commit` before the commit, and `committed`. RefusedError and UsageError as of `consumers.shadow_start`.
     """
 
     def __init__(
@@ -77,14 +77,17 @@ class StoreShadow:
         *,
         start: Start = Start(),
         restart: bool = False,
+        beside: Beside | None = None,
         batch_events: int = LIVE_EVENTS,
         catch_up_events: int = BATCH_EVENTS,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         at: Callable[[str], None] = lambda _: None,
     ) -> None:
+        refuse_unlike(name, start, beside)
         self._store = store
+        self._beside = beside
         self._at = at
-        self._batches = StoreBatches(store, batch_events, catch_up_events, at)
+        self._batches = StoreBatches(store, batch_events, catch_up_events, at, beside)
         try:
             self._shadow = begin(store, name, start, restart=restart, created_at=format_time(now()))
             self._look()
@@ -122,7 +125,7 @@ class StoreShadow:
         with self._store.writing() as connection:
             shadows.lock(connection, self._shadow)
             shadows.advance(connection, self._shadow, STORE, after=taken.after, until=taken.position)
-            write(connection, self._shadow.number, taken.folded)
+            write(connection, self._shadow.number, taken.folded, self._beside)
             self._at("write")
             self._at("commit")
         self._at("committed")

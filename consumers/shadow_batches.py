@@ -17,6 +17,7 @@ from consumers.shadow_reader import Followed
 from consumers.shadow_reading import Reading, Taken
 from ledger.shadows import Shadow
 from ledger.store import Store
+from replay.rows import Beside
 
 __all__ = ["StoreBatches"]
 
@@ -27,13 +28,20 @@ PROCESS_EVENTS_MIN = 100_000
 class StoreBatches:
     """Gives the batches of the store that come next for a shadow; one at most is ahead of the one that was asked for.
 
-    Sizes of batches and `at` as of `consumers.shadow_reading.Reading`.
+    Sizes of batches, `at` and `beside` as of `consumers.shadow_reading.Reading`.
     """
 
-    def __init__(self, store: Store, batch_events: int, catch_up_events: int, at: Callable[[str], None]) -> None:
-        self._followed = Followed(store.url, batch_events, catch_up_events)
+    def __init__(
+        self,
+        store: Store,
+        batch_events: int,
+        catch_up_events: int,
+        at: Callable[[str], None],
+        beside: Beside | None = None,
+    ) -> None:
+        self._followed = Followed(store.url, batch_events, catch_up_events, beside)
         self._at = at
-        self._reading = Reading(store, batch_events, catch_up_events, at)
+        self._reading = Reading(store, batch_events, catch_up_events, at, beside)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shadow-ahead")
         self.ahead: Future[Taken | None] | None = None
         self.process: ReadingProcess | None = None

@@ -27,6 +27,7 @@ from sqlalchemy.engine import URL
 from consumers.shadow_reading import Reading, Taken
 from ledger.shadows import Shadow
 from ledger.store import Store
+from replay.rows import Beside
 
 __all__ = ["READY", "Followed", "Request"]
 
@@ -35,11 +36,15 @@ READY = "ready"
 
 
 class Followed(NamedTuple):
-    """The store that is followed and the sizes of its batches, as `consumers.shadow_reading.Reading` takes them."""
+    """The store that is followed, the sizes of its batches and what is kept beside its rows.
+
+    All are as `consumers.shadow_reading.Reading` takes them; what is kept beside rows is of a class of some module.
+    """
 
     url: URL
     batch_events: int
     catch_up_events: int
+    beside: Beside | None = None
 
 
 class Request(NamedTuple):
@@ -56,7 +61,7 @@ def serve() -> None:
     if not isinstance(followed, Followed):
         return
     store = Store(followed.url, create=False)
-    reading = Reading(store, followed.batch_events, followed.catch_up_events, _say)
+    reading = Reading(store, followed.batch_events, followed.catch_up_events, _say, followed.beside)
     # What is imported stays, and the collector need not walk it.
     gc.freeze()
     _say(READY)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from ledger import shadows
 from ledger.shadows import Shadow
 from ledger.store import Store
-from replay.rows import Folded
+from replay.rows import Beside, Folded
 from replay.source import Batch
 from replay.store_rows import Memory, fold_batch
 from replay.store_source import StoreSource
@@ -43,11 +43,19 @@ class Reading:
     """Reads and folds batches of the store; what is known of rows after the last one is remembered for the next.
 
     A batch has `batch_events`, or `catch_up_events` while the shadow is that far behind. `at` is called with `read`
-    and `fold` after each.
+    and `fold` after each. `beside` is what is kept beside the rows.
     """
 
-    def __init__(self, store: Store, batch_events: int, catch_up_events: int, at: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        batch_events: int,
+        catch_up_events: int,
+        at: Callable[[str], None],
+        beside: Beside | None = None,
+    ) -> None:
         self._store = store
+        self._beside = beside
         self._batch_events = batch_events
         self._catch_up_events = catch_up_events
         self._at = at
@@ -66,12 +74,13 @@ class Reading:
             is_far = head - position > self._catch_up_events
             events = self._catch_up_events if is_far else self._batch_events
             source = StoreSource(self._store, connection, batch_events=events)
-            batch = _read(source, position, head, events)
+            details = () if self._beside is None else self._beside.details
+            batch = _read(source, position, head, events, details)
             if batch is None:
                 return None
             self._at("read")
             memory = self._memory_at(position, connection, shadow, before)
-            folded = fold_batch(source, connection, shadow.number, batch, memory=memory)
+            folded = fold_batch(source, connection, shadow.number, batch, memory=memory, beside=self._beside)
             self._memory = memory.after(batch.position, folded)
             self._at("fold")
             return Taken(position, head, batch.position, batch.events.height, _newest(batch), folded)
@@ -107,12 +116,12 @@ def where(store: Store, connection: Connection, shadow: Shadow) -> tuple[int, in
     return position, head
 
 
-def _read(source: StoreSource, after: int, head: int, events: int) -> Batch | None:
+def _read(source: StoreSource, after: int, head: int, events: int, details: tuple[str, ...]) -> Batch | None:
     """Return the next events, at most so many, None where there are none."""
     # A range that ends there says more to the database than a limit: without statistics PostgreSQL would sort all that
     # follows for each batch. Positions have gaps, so where the range is empty only the limit is left.
     for until in sorted({min(after + events, head), head}):
-        batch = next(source.read(after=after, until=until, details=()), None)
+        batch = next(source.read(after=after, until=until, details=details), None)
         if batch is not None:
             return batch
     return None

@@ -12,6 +12,7 @@ import msgspec
 import polars as pl
 
 from ledger import read_model, shadows
+from ledger.order_transactions import FOLLOWER
 from ledger.shadows import Shadow
 from ledger.store import Store
 from projections import ACCOUNT_STATUS, BALANCES, account_rows
@@ -19,12 +20,12 @@ from replay.certificate import COMPLETE, Certificate
 from replay.checkpoint import Checkpoints
 from replay.digest import digest
 from replay.full_replay import CORE, overflows, still_holds
-from replay.rows import PARKED_SCHEMA, parked_frame, stored_rows
+from replay.rows import PARKED_SCHEMA, Beside, parked_frame, stored_rows
 from replay.states import States
 from replay.store_source import StoreSource
 from schemas.errors import RefusedError, UsageError
 
-__all__ = ["Start", "begin", "refuse_other"]
+__all__ = ["Start", "begin", "refuse_other", "refuse_unlike"]
 
 _REBUILD = "rebuild from the store and start from that generation, or start from zero"
 
@@ -85,6 +86,22 @@ def refuse_other(store: Store, found: Shadow) -> Shadow:
             next_step="give this one another name, or restart it: its rows are then made anew",
         )
     return found
+
+
+def refuse_unlike(name: str, start: Start, beside: Beside | None) -> None:
+    """UsageError where a shadow has the name of the reconciliation's and is not that, or the other way round.
+
+    RefusedError where that one should start from anything but zero: no rows say which orders transactions named.
+    """
+    if (name == FOLLOWER) is not (beside is not None):
+        raise UsageError(
+            f"the shadow {FOLLOWER!r} is the one that `reconcile --watch` keeps", next_step="give it another name"
+        )
+    if beside is not None and start != Start():
+        raise RefusedError(
+            "the shadow of the reconciliation starts from zero only: rows do not say which orders transactions name",
+            next_step="leave --start away",
+        )
 
 
 def _begun(store: Store, start: Start) -> _Begun:

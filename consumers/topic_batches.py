@@ -22,7 +22,7 @@ from consumers.topic_group import Group, Range
 from ledger import shadows
 from ledger.shadows import Shadow
 from ledger.store import Store
-from replay.rows import touched
+from replay.rows import Beside, touched
 from replay.store_rows import Memory
 from replay.topic_rows import Applied, Taken, applied, divided, taken
 
@@ -62,6 +62,7 @@ class TopicBatches:
     """Gives what a member of a group, made by `opened`, reads next; one batch at most is ahead of what was asked for.
 
     Only one thread ever uses the member, and it is not the caller's. `at` is called there with `read` and `fold`.
+    `beside` is what is kept beside the rows.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class TopicBatches:
         batch_events: int,
         poll_seconds: float,
         at: Callable[[str], None],
+        beside: Beside | None = None,
     ) -> None:
         self._store = store
+        self._beside = beside
         self._batch_events = batch_events
         self._poll_seconds = poll_seconds
         self._at = at
@@ -174,7 +177,8 @@ class TopicBatches:
         if not ranges:
             return None
         self._at("read")
-        batch, reached = taken(chunk for _, chunk in ranges), reached_by(ranges)
+        details = () if self._beside is None else self._beside.details
+        batch, reached = taken((chunk for _, chunk in ranges), details), reached_by(ranges)
         self._reached = self._reached | reached
         is_alone = group.assigned.issuperset(partitions)
         ahead = self._folded(shadow, batch, reached, may_begin=level is not None) if is_alone else None
@@ -201,7 +205,7 @@ class TopicBatches:
                 # Whatever becomes of them is written by then, and not known here.
                 memory = replace(memory, rows=memory.rows.join(held, on="account_id", how="anti"))
             rows = memory.of(touched(batch.events, batch.poison), session, shadow.number)
-        found = applied(rows, batch)
+        found = applied(rows, batch, beside=self._beside)
         onto, self._onto = self._onto, self._onto | reached
         self._memory = memory.after(self._onto, found.folded)
         return Ahead(onto, found, left)

@@ -22,13 +22,14 @@ from msgspec import structs
 from sqlalchemy import Connection as Session
 
 from consumers.shadow import Step
-from consumers.shadow_start import Start
+from consumers.shadow_start import Start, refuse_unlike
 from consumers.topic_batches import Ahead, Ready, TopicBatches, reached_by
 from consumers.topic_group import Group
 from consumers.topic_shadow_start import begin_topic, refuse_lost, refuse_other_topic
 from ledger import shadows
 from ledger.shadows import Shadow
 from ledger.store import Store
+from replay.rows import Beside
 from replay.topic.client import PartitionStopped, Waiting
 from replay.topic.connection import Connection
 from replay.topic.metadata import Topic, describe
@@ -51,10 +52,10 @@ class TopicShadow:
 
     `restart` drops it first. A step takes up to `batch_events` of all partitions that the group gives to this instance,
     and waits up to `poll_seconds` where there is nothing; `waiting` is told why the brokers keep it waiting, and an
-    empty text when it goes on. One batch more is read ahead where there is more. `at` is called with the name of each
-    place that a step passes: `read` and `fold`, in another thread, then `write` and `commit` before the commit, and
-    `committed`. RefusedError and UsageError as of `consumers.topic_shadow_start.begin_topic`; BrokerError where the
-    brokers do not answer at first.
+    empty text when it goes on. One batch more is read ahead where there is more. `beside` is what is kept beside the
+    rows, in the transactions that write them. `at` is called with the name of each place that a step passes: `read` and
+    `fold`, in another thread, then `write` and `commit` before the commit, and `committed`. RefusedError and UsageError
+    as of `consumers.topic_shadow_start` and `refuse_unlike`; BrokerError where the brokers do not answer at first.
     """
 
     def __init__(
@@ -66,13 +67,16 @@ class TopicShadow:
         name: str = "shadow",
         start: Start = Start(),
         restart: bool = False,
+        beside: Beside | None = None,
         batch_events: int = 5_000,
         poll_seconds: float = 0.2,
         waiting: Waiting | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         at: Callable[[str], None] = lambda _: None,
     ) -> None:
+        refuse_unlike(name, start, beside)
         self._store = store
+        self._beside = beside
         self._connection = connection
         self._quick = structs.replace(
             connection, stall_timeout_seconds=min(LOOK_SECONDS_MAX, connection.stall_timeout_seconds)
@@ -95,6 +99,7 @@ class TopicShadow:
             batch_events=batch_events,
             poll_seconds=poll_seconds,
             at=at,
+            beside=beside,
         )
 
     @property
@@ -166,7 +171,7 @@ class TopicShadow:
             if ready.ahead is not None and ready.ahead.onto == before:
                 self._batches.written(self._keep(session, ready.ahead))
             else:
-                apply(session, self._shadow, ready.batch)
+                apply(session, self._shadow, ready.batch, self._beside)
                 if ready.ahead is not None:
                     self._batches.forget_rows()
             self._at("write")
@@ -176,8 +181,8 @@ class TopicShadow:
 
     def _keep(self, session: Session, ahead: Ahead) -> Applied | None:
         """Write what was folded ahead and what was left of it, and return what came of that."""
-        keep(session, self._shadow, ahead.found)
-        return None if ahead.left is None else apply(session, self._shadow, ahead.left)
+        keep(session, self._shadow, ahead.found, self._beside)
+        return None if ahead.left is None else apply(session, self._shadow, ahead.left, self._beside)
 
     def _look(self) -> None:
         """Refuse a topic that is not what it was, or has lost what comes next."""

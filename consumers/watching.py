@@ -1,35 +1,28 @@
-"""The one loop of a shadow that is compared for ever: follow a batch, compare a chunk, settle, react, again.
+"""A shadow that is compared for ever, as a task of the loop: follow a batch, compare a chunk, settle, react, again.
 
 The two are compared at one position, so a comparison is exact however far the shadow is behind. It costs more then,
 since every account that moved meanwhile is replayed alone: so nothing is compared before the shadow has caught up
 once, and after that while it is behind by more than `lag_events_max`, but for no longer than `lag_seconds_max`.
-
-What does not answer (the database, a broker, the live table) is waited for, longer each time, and said; what says no
-ends the loop.
 """
 
 from __future__ import annotations
 
 import math
-import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, Protocol
 
-import psycopg
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from consumers.health import Health
+from consumers.loop import Loop, Pauses
 from consumers.metrics import Metrics
 from consumers.reactions import Log, Reactions
 from consumers.shadow import Following, Step
 from replay.certificate import Position
 from replay.comparison.chunk import Chunk, Settled
 from replay.comparison.rounds import Note, NoteSettled
-from schemas.errors import BrokerError, BrokerRefused, PositionMoved, StoreError
 
 __all__ = ["Comparing", "Limits", "Watched", "Watching"]
 
@@ -116,7 +109,9 @@ class Watched(NamedTuple):
 
 
 class Watching:
-    """A shadow that follows and is compared until it is told to stop, or for a number of whole rounds."""
+    """A task: a shadow that follows and is compared, for ever or for a number of whole rounds."""
+
+    name = "drift"
 
     def __init__(
         self,
@@ -159,50 +154,54 @@ class Watching:
         self._say_again_at = -math.inf
         self._has_looked_at_age = False
         self._settled_at = 0.0
-        self._pause = 0.0
+        self._has_started = False
         # Following may answer while comparing does not: only what failed shows that it is over.
         self._is_comparing = self._failed_comparing = False
         # Once nothing may be compared where another process has just ended; twice it has not.
         self._times_elsewhere = 0
 
+    @property
+    def why_not_ready(self) -> str | None:
+        """Why nobody should rely on it yet, None once the shadow has caught up."""
+        return None if self._has_caught_up else "the shadow has not caught up yet"
+
     def run(self, should_stop: Callable[[], bool]) -> Watched:
-        """Follow and compare until `should_stop`, or until the rounds are done and nothing is suspected any more.
+        """Follow and compare, alone in a loop, until `should_stop` or until it is done, and return what it came to.
 
-        RefusedError and whatever else waiting does not help against end it; what does not answer is waited for.
+        Raises what `Loop.run` does.
         """
-        shadow = self._following.shadow
-        self._log.info("started", shadow=shadow.name, source=shadow.source, started_from=shadow.started_from)
-        self._metrics.up.set(1)
-        try:
-            while not (should_stop() or self._is_done()):
-                self._health.stepped()
-                try:
-                    if not self._once():
-                        time.sleep(self._limits.poll_seconds)
-                except PositionMoved as error:
-                    # Another instance was faster; the next step begins where things are by now.
-                    self._log.info("moved by another process", reason=error.what)
-                except Exception as error:
-                    if not _is_outage(error):
-                        raise
-                    self._wait_for(error, should_stop)
-        finally:
-            self._metrics.up.set(0)
-            self._ready("the loop has ended")
-        self._log.info("ended", rounds=self._rounds, events=self._events, position=self._position)
-        return self._watched()
+        limits = self._limits
+        pauses = Pauses(limits.poll_seconds, limits.pause_seconds, limits.pause_seconds_max)
+        Loop([self], metrics=self._metrics, health=self._health, log=self._log, pauses=pauses).run(should_stop)
+        return self.end()
 
-    def _watched(self) -> Watched:
+    def end(self) -> Watched:
+        """Say that it has ended, and return what it came to."""
+        self._log.info("ended", rounds=self._rounds, events=self._events, position=self._position)
         found = self._comparing.result if self._rounds else None
         # What was suspected when the round ended has settled since, so the round is asked only now.
         verdict, rejected = (None, 0) if found is None else (found.verdict, found.rejected)
         return Watched(self._rounds, self._compared, self._events, self._position, verdict, rejected)
 
-    def _is_done(self) -> bool:
+    def is_done(self) -> bool:
+        """Say whether its rounds are whole, and nothing is suspected any more."""
         return self._rounds_max is not None and self._rounds >= self._rounds_max and self._suspected == 0
 
-    def _once(self) -> bool:
+    def has_answered(self) -> bool:
+        """Say whether the last step compared, if comparing is what failed."""
+        return self._is_comparing or not self._failed_comparing
+
+    def let_go(self) -> None:
+        """Close the connections of the comparison, which failed or may fail next."""
+        self._failed_comparing, self._is_comparing = self._is_comparing, False
+        self._comparing.close()
+
+    def step(self) -> bool:
         """Do each thing once, and say whether there was something to do."""
+        if not self._has_started:
+            self._has_started = True
+            shadow = self._following.shadow
+            self._log.info("started", shadow=shadow.name, source=shadow.source, started_from=shadow.started_from)
         self._is_comparing = False
         step = self._following.step()
         self._stepped(step)
@@ -215,8 +214,6 @@ class Watching:
         if self._suspected and time.monotonic() - self._settled_at >= self._limits.settle_seconds:
             self._is_comparing = True
             self._settle(step)
-        if self._is_comparing or not self._failed_comparing:
-            self._answered()
         return did
 
     def _stepped(self, step: Step) -> None:
@@ -309,57 +306,3 @@ class Watching:
             self._suspected = self._reactions.counts().suspected
         elif any(found):
             self._suspected = self._reactions.say().suspected
-
-    def _answered(self) -> None:
-        """Take note that all that was asked has answered."""
-        if self._pause:
-            self._log.info("goes on")
-        self._pause, self._failed_comparing = 0.0, False
-        self._ready(None if self._has_caught_up else "the shadow has not caught up yet")
-
-    def _ready(self, why_not: str | None) -> None:
-        self._health.ready(why_not)
-        self._metrics.ready.set(0 if self._health.why_not_ready else 1)
-
-    def _wait_for(self, error: Exception, should_stop: Callable[[], bool]) -> None:
-        """Wait for what does not answer, longer each time in a row."""
-        words = _words(error)
-        self._failed_comparing, self._is_comparing = self._is_comparing, False
-        self._pause = min(max(self._limits.pause_seconds, 2 * self._pause), self._limits.pause_seconds_max)
-        self._metrics.errors.inc()
-        self._ready(words)
-        self._log.error("does not answer", error=words, again_in_seconds=self._pause)
-        try:
-            self._comparing.close()
-        except Exception as also:  # noqa: BLE001 - what cannot even be let go of is no reason to end.
-            self._log.error("cannot be let go of", error=_words(also))
-        again_at = time.monotonic() + self._pause
-        while not should_stop() and time.monotonic() < again_at:
-            self._health.stepped()
-            time.sleep(min(self._limits.poll_seconds, self._pause))
-
-
-def _words(error: Exception) -> str:
-    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
-
-
-def _is_outage(error: Exception) -> bool:
-    """Whether an error says that something does not answer now, and may later."""
-    if isinstance(error, BrokerRefused):
-        return False
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return isinstance(error, _OUTAGES)
-
-
-_OUTAGES = (
-    BrokerError,
-    StoreError,
-    InterfaceError,
-    OperationalError,
-    PoolTimeoutError,
-    # Rows are read in bulk through the driver itself, whose errors SQLAlchemy does not see then.
-    psycopg.InterfaceError,
-    psycopg.OperationalError,
-    sqlite3.OperationalError,
-)

@@ -1,8 +1,9 @@
-"""Incidents: times during which a comparison found drift, and whom it was told; rows of `ledger_incidents`.
+"""Incidents: times during which something was wrong, and whom it was told; rows of `ledger_incidents`.
 
-An incident begins with the first certain difference and is over when a whole round found none. The rows are also the
-queue of the alerts: what is untold is due, whatever was killed meanwhile. All functions work inside the caller's
-write transaction, and change nothing that another process changed first.
+One of a comparison begins with the first certain difference and is over when a whole round found none; one of the
+reconciliation lasts while breaks stay open for too long. The rows are also the queue of the alerts: what is untold is
+due, whatever was killed meanwhile. All functions work inside the caller's write transaction, and change nothing that
+another process changed first.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "Kind",
     "begun",
     "claim",
+    "current",
     "due",
     "healed",
     "is_unheard",
@@ -59,7 +61,7 @@ class Alert(NamedTuple):
 
 
 def begun(connection: Connection, comparison: str, drifted: int, *, now: str) -> Incident | None:
-    """Note how many accounts drift, and return the incident that began with that, None where none did."""
+    """Note how much is wrong (accounts, or breaks), and return the incident that began with it, None where none did."""
     findings.lock(connection)
     if drifted == 0:
         return None
@@ -77,11 +79,17 @@ def healed(connection: Connection, comparison: str, *, now: str) -> Incident | N
     findings.lock(connection)
     if findings.counts(connection, comparison).drifted:
         return None
-    row = connection.execute(select(INCIDENTS).where(_I.comparison == comparison, _I.healed_at.is_(None))).one_or_none()
-    if row is None:
+    found = current(connection, comparison)
+    if found is None:
         return None
-    connection.execute(_update(row.id).values(healed_at=now))
-    return _incident(row)._replace(healed_at=now)
+    connection.execute(_update(found.id).values(healed_at=now))
+    return found._replace(healed_at=now)
+
+
+def current(connection: Connection, comparison: str) -> Incident | None:
+    """Return the incident of a comparison that is not over, None where none is open."""
+    row = connection.execute(select(INCIDENTS).where(_I.comparison == comparison, _I.healed_at.is_(None))).one_or_none()
+    return None if row is None else _incident(row)
 
 
 def listed(connection: Connection, comparison: str | None = None) -> list[Incident]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import polars as pl
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from ledger import bulk, read_model
+from ledger import bulk, order_transactions, read_model
 from ledger.tables import PARKED, SHADOW_ACCOUNTS, SHADOW_POSITIONS, SHADOW_WAITING, SHADOWS
 from schemas.errors import PositionMoved
 
@@ -94,11 +94,16 @@ def create(
     connection.execute(insert(SHADOWS).values(**shadow._asdict(), created_at=created_at))
     first = [{"name": name, "partition": at, "position": position} for at, position in sorted(positions.items())]
     connection.execute(insert(SHADOW_POSITIONS), first)
+    if name == order_transactions.FOLLOWER:
+        # Up to when a single look has read the ledger says nothing of this one, which has read nothing of it yet.
+        order_transactions.drop(connection, number)
     return shadow
 
 
 def drop(connection: Connection, shadow: Shadow) -> None:
-    """Remove a shadow with its rows, its positions and what waits."""
+    """Remove a shadow with its rows, its positions, what waits and what is kept beside them."""
+    if shadow.name == order_transactions.FOLLOWER:
+        order_transactions.drop(connection, shadow.number)
     for rows in (SHADOW_ACCOUNTS, PARKED):
         connection.execute(delete(rows).where(rows.c.generation == shadow.number))
     for table in (SHADOW_WAITING, SHADOW_POSITIONS, SHADOWS):

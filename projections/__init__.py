@@ -13,7 +13,18 @@ from projections.integrity import (
     noticed,
     sort_findings,
 )
+from projections.order_links import ORDER_LINKS
+from projections.orders import ORDER_STATE, ORDERS
 from projections.protocol import Projection
+from projections.reconciliation import (
+    LINKED_SCHEMA,
+    MISMATCH_SCHEMA,
+    WITHHELD_SCHEMA,
+    Rules,
+    judged,
+    subjects,
+    withheld,
+)
 from projections.relations import RELATIONS
 from projections.transactions import TRANSACTIONS
 
@@ -23,16 +34,26 @@ __all__ = [
     "BALANCE_COLUMNS",
     "FINDINGS_SCHEMA",
     "INTEGRITY",
+    "LINKED_SCHEMA",
+    "MISMATCH_SCHEMA",
+    "ORDERS",
+    "ORDER_LINKS",
+    "ORDER_STATE",
     "RELATIONS",
     "TRANSACTIONS",
+    "WITHHELD_SCHEMA",
     "Projection",
+    "Rules",
     "account_findings",
     "account_rows",
     "cross_account_findings",
     "findings",
     "identities",
+    "judged",
     "missing_related",
     "noticed",
     "overflowed",
     "sort_findings",
+    "subjects",
+    "withheld",
 ]

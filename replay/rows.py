@@ -7,7 +7,7 @@ no database, so it can be done before a write transaction begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import polars as pl
 from sqlalchemy import Connection
@@ -18,22 +18,38 @@ from replay.full_replay import overflows
 from replay.gate import Gate, Parked
 from schemas import PoisonEvent
 
-__all__ = ["PARKED_SCHEMA", "Folded", "fold", "parked_frame", "stored_rows", "touched", "write"]
+__all__ = ["PARKED_SCHEMA", "Beside", "Folded", "fold", "parked_frame", "stored_rows", "touched", "write"]
 
 #: What is parked, as `ledger_parked` keeps it: the first version that is not in the row, and why.
 PARKED_SCHEMA = pl.Schema({"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()})
+
+
+class Beside(Protocol):
+    """What is kept beside the rows of a shadow, in the transactions that write them."""
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """The detail columns of events that it needs."""
+
+    def kept(self, events: pl.DataFrame) -> pl.DataFrame:
+        """Return those of a batch's admitted events that it needs."""
+
+    def write(self, connection: Connection, number: int, events: pl.DataFrame) -> None:
+        """Write what these events come to beside the rows of a number; the shadow is locked."""
 
 
 class Folded(NamedTuple):
     """What a batch came to: the rows that it `changed` (`ROW_SCHEMA`), the accounts that it leaves parked, by id.
 
     `account_ids` are all accounts that it touched; `repeats` the events that were there before, by account and version.
+    `kept` are the admitted events that what is kept beside the rows needs, None where nothing is.
     """
 
     account_ids: list[str]
     changed: pl.DataFrame
     parked: dict[str, Parked]
     repeats: pl.DataFrame
+    kept: pl.DataFrame | None = None
 
 
 def touched(events: pl.DataFrame, poison: list[PoisonEvent]) -> list[str]:
@@ -49,6 +65,7 @@ def fold(
     *,
     copies: Callable[[pl.DataFrame], pl.DataFrame],
     links: bool = False,
+    beside: Beside | None = None,
 ) -> Folded:
     """Return what events and poison events make of the rows (`ROW_SCHEMA`) of all accounts that they touch.
 
@@ -69,11 +86,17 @@ def fold(
     finished = account_rows(balances.lazy(), _status_after(rows, admitted))
     chains = gate.last.lazy().select("account_id", "chain")
     changed = finished.join(chains, on="account_id", how="left").select(read_model.ROW_SCHEMA.names()).collect()
-    return Folded(touched(events, poison), changed, parked, gate.repeats)
+    kept = None if beside is None else beside.kept(admitted)
+    return Folded(touched(events, poison), changed, parked, gate.repeats, kept)
 
 
-def write(connection: Connection, number: int, folded: Folded) -> None:
-    """Write what a batch came to into the rows of a number: changed rows, and what is parked among its accounts."""
+def write(connection: Connection, number: int, folded: Folded, beside: Beside | None = None) -> None:
+    """Write what a batch came to into the rows of a number: changed rows, what is parked among its accounts, the rest.
+
+    `beside` is that of `fold`.
+    """
+    if beside is not None and folded.kept is not None:
+        beside.write(connection, number, folded.kept)
     read_model.write_rows(connection, number, folded.changed)
     before = read_model.parked(connection, number)["account_id"]
     again = sorted(set(before).intersection(folded.account_ids))

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from ledger import read_model
 from replay.certificate import Position
-from replay.rows import Folded, fold, parked_frame, touched
+from replay.rows import Beside, Folded, fold, parked_frame, touched
 from replay.source import Batch
 from replay.store_source import StoreSource
 from schemas import PoisonEvent, decode_batch
@@ -62,34 +62,42 @@ class Memory:
 
 
 def fold_batch(
-    source: StoreSource, connection: Connection, number: int, batch: Batch, *, memory: Memory | None = None
+    source: StoreSource,
+    connection: Connection,
+    number: int,
+    batch: Batch,
+    *,
+    memory: Memory | None = None,
+    beside: Beside | None = None,
 ) -> Folded:
     """Return what a batch of a store's events makes of the rows under a number; nothing is written.
 
-    `memory` is that of the position before the batch, by default what the database has.
+    `memory` is that of the position before the batch, by default what the database has; the batch has the details that
+    `beside` needs.
     """
     memory = memory or Memory.at(0, connection, number)
     account_ids = touched(batch.events, batch.poison)
     rows = memory.of(account_ids, connection, number)
     held = memory.parked.join(_keys(account_ids), on="account_id", how="semi")
     if held.is_empty():
-        return fold(rows, batch.events, batch.poison, copies=source.copies)
+        return fold(rows, batch.events, batch.poison, copies=source.copies, beside=beside)
     places = pl.Series([found.position for found in batch.poison], dtype=pl.Int64())
     begins = pl.concat([batch.events["position"], places]).to_frame().min().item()
-    earlier, unread = unfolded(source, held["account_id"].to_list(), rows, until=begins - 1)
+    details = () if beside is None else beside.details
+    earlier, unread = unfolded(source, held["account_id"].to_list(), rows, until=begins - 1, details=details)
     events = pl.concat([batch.events, earlier])
-    return fold(rows, events, [*unread, *batch.poison], copies=source.copies)
+    return fold(rows, events, [*unread, *batch.poison], copies=source.copies, beside=beside)
 
 
 def unfolded(
-    source: StoreSource, account_ids: list[str], rows: pl.DataFrame, *, until: int
+    source: StoreSource, account_ids: list[str], rows: pl.DataFrame, *, until: int, details: tuple[str, ...] = ()
 ) -> tuple[pl.DataFrame, list[PoisonEvent]]:
     """Return the events of some accounts after the `version` of their rows, and what cannot be read of them."""
-    events = [decode_batch(RAW_SCHEMA.to_frame()).events]
+    events = [decode_batch(RAW_SCHEMA.to_frame(), details).events]
     poison: list[PoisonEvent] = []
     reached = rows.select("account_id", reached="version")
     is_later = pl.col("version") > pl.col("reached").fill_null(0)
-    for batch in source.of_accounts(account_ids).read(after=0, until=until, details=()):
+    for batch in source.of_accounts(account_ids).read(after=0, until=until, details=details):
         events.append(batch.events.join(reached, on="account_id", how="left").filter(is_later).drop("reached"))
         poison.extend(batch.poison)
     return pl.concat(events), poison

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from ledger import read_model, shadows
 from ledger.shadows import WAITING_SCHEMA, Shadow
 from replay.gate import Parked
-from replay.rows import PARKED_SCHEMA, Folded, fold, touched, write
+from replay.rows import PARKED_SCHEMA, Beside, Folded, fold, touched, write
 from replay.topic.client import Chunk
 from replay.topic.source import decoded
 from schemas import PoisonEvent
@@ -58,9 +58,9 @@ class Applied(NamedTuple):
     waited: pl.DataFrame
 
 
-def taken(chunks: Iterable[Chunk]) -> Taken:
-    """Return the records of some chunks, each chunk of one partition, decoded."""
-    found = [_taken(chunk) for chunk in chunks]
+def taken(chunks: Iterable[Chunk], details: tuple[str, ...] = ()) -> Taken:
+    """Return the records of some chunks, each chunk of one partition, decoded with these detail columns."""
+    found = [_taken(chunk, details) for chunk in chunks]
     return Taken(
         pl.concat([each.events for each in found]),
         [poison for each in found for poison in each.poison],
@@ -68,37 +68,44 @@ def taken(chunks: Iterable[Chunk]) -> Taken:
     )
 
 
-def apply(connection: Connection, shadow: Shadow, new: Taken) -> Applied:
-    """Bring a shadow's rows, what is parked, and what waits forward; the caller has locked the shadow."""
+def apply(connection: Connection, shadow: Shadow, new: Taken, beside: Beside | None = None) -> Applied:
+    """Bring a shadow's rows, what is parked, and what waits forward; the caller has locked the shadow.
+
+    `beside` is what is kept beside the rows; `new` was taken with its details.
+    """
     account_ids = touched(new.events, new.poison)
     held = read_model.parked(connection, shadow.number).filter(pl.col("account_id").is_in(account_ids))
     waited = shadows.waiting(connection, shadow, held["account_id"].to_list())
-    found = applied(read_model.rows(connection, shadow.number, account_ids), new, held, waited)
-    keep(connection, shadow, found)
+    found = applied(read_model.rows(connection, shadow.number, account_ids), new, held, waited, beside)
+    keep(connection, shadow, found, beside)
     return found
 
 
 def applied(
-    rows: pl.DataFrame, new: Taken, held: pl.DataFrame | None = None, waited: pl.DataFrame | None = None
+    rows: pl.DataFrame,
+    new: Taken,
+    held: pl.DataFrame | None = None,
+    waited: pl.DataFrame | None = None,
+    beside: Beside | None = None,
 ) -> Applied:
     """Return what records make of the rows (`ROW_SCHEMA`) of all accounts that they touch; nothing is written.
 
     `held` are those that are parked (`PARKED_SCHEMA`) and `waited` what waits of them (`WAITING_SCHEMA`), by default
-    none.
+    none; `beside` is as of `apply`.
     """
     held = PARKED_SCHEMA.to_frame() if held is None else held
     waited = WAITING_SCHEMA.to_frame() if waited is None else waited
-    both = _joined(new, waited)
-    folded = fold(rows, both.events.drop("partition"), both.poison, copies=lambda _: _NO_COPIES, links=True)
+    both = _joined(new, waited, () if beside is None else beside.details)
+    folded = fold(rows, both.events, both.poison, copies=lambda _: _NO_COPIES, links=True, beside=beside)
     waits = _waiting(both, _reached(rows, folded)) if folded.parked else waited.clear()
     parked = folded.parked | _conflicts(both.events, folded.repeats) | _for_good(held, waited)
     waits = waits.join(_let_go(held, waited), on="account_id", how="anti")
     return Applied(folded._replace(parked=parked), waits, waited)
 
 
-def keep(connection: Connection, shadow: Shadow, found: Applied) -> None:
-    """Write what records came to; the caller has locked the shadow."""
-    write(connection, shadow.number, found.folded)
+def keep(connection: Connection, shadow: Shadow, found: Applied, beside: Beside | None = None) -> None:
+    """Write what records came to, applied with the same `beside`; the caller has locked the shadow."""
+    write(connection, shadow.number, found.folded, beside)
     _keep(connection, shadow, _bounded(connection, shadow, found.waits, found.waited), found.waited)
 
 
@@ -118,8 +125,8 @@ def divided(new: Taken, account_ids: pl.DataFrame) -> tuple[Taken, Taken]:
     return theirs, others
 
 
-def _taken(chunk: Chunk) -> Taken:
-    events, poison = _named(chunk)
+def _taken(chunk: Chunk, details: tuple[str, ...]) -> Taken:
+    events, poison = _named(chunk, details)
     places = {offset: place for place, offset in enumerate(chunk.offsets)} if poison else {}
     unread = [
         (
@@ -137,8 +144,8 @@ def _taken(chunk: Chunk) -> Taken:
     return Taken(events.with_columns(partition=pl.lit(chunk.partition, pl.Int64())), poison, frame)
 
 
-def _named(chunk: Chunk) -> tuple[pl.DataFrame, list[PoisonEvent]]:
-    batch = decoded(chunk, keeps_bytes=True)
+def _named(chunk: Chunk, details: tuple[str, ...]) -> tuple[pl.DataFrame, list[PoisonEvent]]:
+    batch = decoded(chunk, details, keeps_bytes=True)
     return batch.events, [_of(each, _text(each.account_id), each.version) for each in batch.poison]
 
 
@@ -157,13 +164,13 @@ def _of(poison: PoisonEvent, account_id: str, version: int | None) -> PoisonEven
     )
 
 
-def _joined(new: Taken, waited: pl.DataFrame) -> Taken:
+def _joined(new: Taken, waited: pl.DataFrame, details: tuple[str, ...]) -> Taken:
     """Return what is new together with what waited, decoded again."""
     if waited.is_empty():
         return new
     # Kept bytes lie at offsets of several partitions, and may have had no key: their row says whose they are.
     chunk = Chunk(0, range(waited.height), [None] * waited.height, waited["state"].to_list(), waited.height)
-    batch = decoded(chunk, keeps_bytes=True)
+    batch = decoded(chunk, details, keeps_bytes=True)
     places = waited.select("partition", offset="position").with_row_index("position")
     events = batch.events.join(places.with_columns(pl.col("position").cast(pl.Int64)), on="position", how="left")
     events = events.with_columns(position=pl.col("offset")).select(new.events.columns)

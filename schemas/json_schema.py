@@ -1,4 +1,4 @@
-"""JSON Schema of every event, generated from the structs into `schemas/json/`.
+"""JSON Schema of every event, of the ledger and of orders, generated from the structs into `schemas/json/`.
 
 `python -m schemas.json_schema` writes the files; a test says when they are no longer what the structs say.
 """
@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from schemas.events import EVENT_TYPES, Event
+from schemas.events import EVENT_TYPES
+from schemas.orders import ORDER_EVENT_TYPES
 
 __all__ = ["generate", "write"]
 
@@ -19,7 +20,8 @@ FOLDER = Path(__file__).parent / "json"
 
 def generate() -> dict[str, bytes]:
     """Return file name to JSON Schema document (draft 2020-12), one for each event."""
-    return {f"{tag}.json": _document(tag, cls) for tag, cls in EVENT_TYPES.items()}
+    kinds: dict[str, type[msgspec.Struct]] = {**EVENT_TYPES, **ORDER_EVENT_TYPES}
+    return {f"{tag}.json": _document(tag, cls) for tag, cls in kinds.items()}
 
 
 def write(folder: Path = FOLDER) -> None:
@@ -29,7 +31,7 @@ def write(folder: Path = FOLDER) -> None:
         (folder / name).write_bytes(document)
 
 
-def _document(tag: str, cls: type[Event]) -> bytes:
+def _document(tag: str, cls: type[msgspec.Struct]) -> bytes:
     _, components = msgspec.json.schema_components([cls])
     body: dict[str, Any] = components[cls.__name__]
     # `extra` is where unknown fields are kept in memory; on the wire they stand beside the known ones.

@@ -4,6 +4,7 @@ from ledger.importing.accounts import import_accounts
 from ledger.importing.events import export_events, import_events
 from ledger.importing.healing import Copy, Healed, heal
 from ledger.importing.mapping import Mapping, load_mapping, mapping_of
+from ledger.importing.orders import import_orders
 from ledger.importing.result import ColumnProfile, Imported, Progress
 from ledger.importing.sources import FileSource, Source
 from ledger.importing.table_source import TableSource
@@ -23,6 +24,7 @@ __all__ = [
     "heal",
     "import_accounts",
     "import_events",
+    "import_orders",
     "import_transactions",
     "load_mapping",
     "mapping_of",

@@ -11,6 +11,7 @@ import msgspec
 
 from schemas.errors import ConfigurationError
 from schemas.events import STATUSES, TRANSACTION_TYPES
+from schemas.orders import DIRECTIONS
 
 __all__ = ["ACCOUNT_STATUSES", "Mapping", "load_mapping", "mapping_of"]
 
@@ -21,16 +22,17 @@ SCALE_MAX = 18
 class Mapping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `[import]` table of the TOML file, or a file of its own.
 
-    `columns` is our column name to theirs; `types` and `statuses` are their value to ours (`earn = "credit"`).
-    With `signed_amounts` the sign alone decides the type: negative is a debit. `amount_scale` is how many decimal
-    places are points: 2 reads "12.34" as 1234, 0 reads "10.0" as 10; without it an amount is a plain integer.
-    `timezone` is for times without a zone. `epoch_unit` is what times are counted in that a topic has as integers
-    since 1970 (`s`, `ms`, `us` or `ns`). `delimiter` is CSV's.
+    `columns` is our column name to theirs; `types`, `statuses` and `directions` (of orders) are their value to ours
+    (`earn = "credit"`). With `signed_amounts` the sign alone decides the type: negative is a debit. `amount_scale` is
+    how many decimal places are points: 2 reads "12.34" as 1234, 0 reads "10.0" as 10; without it an amount is a plain
+    integer. `timezone` is for times without a zone. `epoch_unit` is what times are counted in that a topic has as
+    integers since 1970 (`s`, `ms`, `us` or `ns`). `delimiter` is CSV's.
     """
 
     columns: dict[str, str] = {}
     types: dict[str, str] = {}
     statuses: dict[str, str] = {}
+    directions: dict[str, str] = {}
     signed_amounts: bool = False
     amount_scale: int | None = None
     timezone: str = "UTC"
@@ -72,7 +74,8 @@ def mapping_of(table: Any, *, where: str, name: str = "[import]") -> Mapping:
 
 
 def _check(mapping: Mapping, where: str, name: str) -> None:
-    for key, ours in (("types", TRANSACTION_TYPES), ("statuses", STATUSES + ACCOUNT_STATUSES)):
+    kinds = (("types", TRANSACTION_TYPES), ("statuses", STATUSES + ACCOUNT_STATUSES), ("directions", DIRECTIONS))
+    for key, ours in kinds:
         for theirs, value in getattr(mapping, key).items():
             if value not in ours:
                 raise ConfigurationError(
@@ -105,12 +108,14 @@ _COLUMNS = frozenset(
         "balance",
         "business_code",
         "created_at",
+        "direction",
         "frozen_amount",
         "locked_at",
         "metadata",
         "order_id",
         "points_amount",
         "recorded_at",
+        "refunded_points",
         "related_transaction_id",
         "status",
         "transaction_id",

@@ -26,7 +26,9 @@ __all__ = [
     "column_name",
     "object_batch",
     "read_object",
+    "reading_parquet",
     "require_columns",
+    "text_rows",
 ]
 
 #: Format to the endings of its files.
@@ -167,22 +169,29 @@ def as_text(value: object) -> str | None:
 
 
 def _read_parquet(stream: BinaryIO, where: str) -> Iterator[Batch]:
-    with _seekable(stream) as file:
-        try:
-            total = pl.scan_parquet(file).select(pl.len()).collect().item()
-            number = 0
-            while number == 0 or number < total:
-                file.seek(0)
-                rows = pl.scan_parquet(file).slice(number, BATCH_ROWS).collect()
-                yield Batch(_texts(rows, number), bad_rows([]))
-                number += max(rows.height, 1)
-        except pl.exceptions.PolarsError as error:
-            raise _not_parquet(where, error) from error
-        except BaseException as error:
-            # The engine's panic on a damaged file is no Exception, and escapes every other handler.
-            if type(error).__name__ != "PanicException":
-                raise
-            raise _not_parquet(where, error) from None
+    with _seekable(stream) as file, reading_parquet(where):
+        total = pl.scan_parquet(file).select(pl.len()).collect().item()
+        number = 0
+        while number == 0 or number < total:
+            file.seek(0)
+            rows = pl.scan_parquet(file).slice(number, BATCH_ROWS).collect()
+            lines = pl.int_range(number + 1, number + rows.height + 1, dtype=pl.Int64, eager=True)
+            yield Batch(text_rows(rows, lines), bad_rows([]))
+            number += max(rows.height, 1)
+
+
+@contextmanager
+def reading_parquet(where: str) -> Iterator[None]:
+    """Read a Parquet file: UsageError where it is none, or is damaged."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise _not_parquet(where, error) from error
+    except BaseException as error:
+        # The engine's panic on a damaged file is no Exception, and escapes every other handler.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _not_parquet(where, error) from None
 
 
 def _not_parquet(where: str, error: BaseException) -> UsageError:
@@ -202,10 +211,10 @@ def _seekable(stream: BinaryIO) -> Iterator[IO[bytes]]:
         yield copy
 
 
-def _texts(rows: pl.DataFrame, before: int) -> pl.DataFrame:
-    numbers = pl.int_range(before + 1, before + rows.height + 1, dtype=pl.Int64, eager=True).alias(LINE)
+def text_rows(rows: pl.DataFrame, lines: pl.Series) -> pl.DataFrame:
+    """Return typed rows as columns of text, as a batch has them; `lines` are their numbers."""
     columns = [_text(column).alias(column_name(column.name)) for column in rows.get_columns()]
-    return pl.DataFrame([numbers, *columns])
+    return pl.DataFrame([lines.alias(LINE), *columns])
 
 
 def _text(column: pl.Series) -> pl.Series:

@@ -88,7 +88,9 @@ def split(checked: pl.DataFrame, batch: Batch, checks: Sequence[Check]) -> tuple
         )
     ).to_series()
     nul = Check("", pl.lit(has_nul), pl.lit("the row holds a NUL character"))
-    bad = checked.select(pl.any_horizontal(check.is_bad for check in (nul, *checks)).alias("bad")).to_series()
+    # What a check cannot say of a value that is absent is nothing against the row.
+    is_bad = pl.any_horizontal(check.is_bad for check in (nul, *checks)).fill_null(False)
+    bad = checked.select(is_bad.alias("bad")).to_series()
     if not bad.any():
         return checked, pl.DataFrame(schema=REJECT_SCHEMA)
     # Reasons are worded only for the few rows that need one.

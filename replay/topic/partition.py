@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from projections import ACCOUNT_STATUS, BALANCES, RELATIONS, TRANSACTIONS, Projection
+from projections import ACCOUNT_STATUS, BALANCES, ORDER_LINKS, RELATIONS, TRANSACTIONS, Projection
 from replay.checkpoint import CHECKPOINT_EVENTS, Checkpoint, Checkpoints
 from replay.engine import run
 from replay.full_replay import Memory
@@ -24,7 +24,8 @@ from replay.topic.source import PartitionSource
 
 __all__ = ["Assignment", "Outcome", "Report", "State", "checkpoints_of", "replay_partition"]
 
-_PROJECTIONS = {projection.name: projection for projection in (BALANCES, ACCOUNT_STATUS, TRANSACTIONS, RELATIONS)}
+_FOLDED = (BALANCES, ACCOUNT_STATUS, TRANSACTIONS, RELATIONS, ORDER_LINKS)
+_PROJECTIONS = {projection.name: projection for projection in _FOLDED}
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

@@ -189,10 +189,18 @@ def topic_watermark(store: Store, known: KnownTopic, now: datetime | None) -> da
 
     What is `known` was asked before the topic was read: what is published meanwhile is not vouched for.
     """
+    with store.snapshot() as session:
+        if topics.parked(session, known.name).height:
+            return None
+    return published_until(store, known, now)
+
+
+def published_until(store: Store, known: KnownTopic, now: datetime | None) -> datetime | None:
+    """Return the same, but for accounts that the relay holds back."""
     # Taken before the store is looked at, so that what is appended later is not vouched for.
     latest = now or datetime.now(UTC)
     with store.snapshot() as session:
-        if known.position == 0 or topics.parked(session, known.name).height:
+        if known.position == 0:
             return None
         head = store.head(session)
         if known.position >= head:

@@ -11,10 +11,10 @@ from histories import examples, histories
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections import ACCOUNT_STATUS, BALANCES, INTEGRITY, RELATIONS, TRANSACTIONS, Projection
+from projections import ACCOUNT_STATUS, BALANCES, INTEGRITY, ORDER_LINKS, RELATIONS, TRANSACTIONS, Projection
 from schemas import Event, event_rows
 
-PROJECTIONS = [BALANCES, ACCOUNT_STATUS, TRANSACTIONS, RELATIONS]
+PROJECTIONS = [BALANCES, ACCOUNT_STATUS, TRANSACTIONS, RELATIONS, ORDER_LINKS]
 each_projection = pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
 each_engine = pytest.mark.parametrize("engine", ["in-memory", "streaming"])
 

@@ -7,9 +7,20 @@ from datetime import UTC, datetime
 
 import jsonschema
 import pytest
+from order_samples import cancelled, completed, placed, refunded
 from samples import opened, recorded
 
-from schemas import EVENT_TYPES, AccountClosed, AccountLocked, AccountUnlocked, TransactionStatusChanged, encode
+from schemas import (
+    EVENT_TYPES,
+    ORDER_EVENT_TYPES,
+    AccountClosed,
+    AccountLocked,
+    AccountUnlocked,
+    OrderEvent,
+    TransactionStatusChanged,
+    encode,
+    encode_order,
+)
 from schemas.json_schema import FOLDER, generate, write
 
 KEY = {"event_id": "a:2", "account_id": "a", "version": 2, **dict.fromkeys(("effective_at", "recorded_at"), datetime(2024, 1, 1, tzinfo=UTC))}  # fmt: skip  # noqa: E501 - one event's key.
@@ -22,6 +33,10 @@ SAMPLES = [
     TransactionStatusChanged(
         **KEY, transaction_id="t", type="debit", amount=2**63 - 1, from_status="pending", to_status="frozen"
     ),
+    placed("o", 0, account_id="a", extra={"new": 1}),
+    completed("o"),
+    cancelled("o", account_id="b", points=3, direction="earn"),
+    refunded("o"),
 ]
 
 
@@ -33,7 +48,9 @@ def test_the_files_are_what_the_structs_say():
 def test_writing_makes_one_file_an_event(tmp_path):
     """The generator writes one document for each known tag."""
     write(tmp_path / "json")
-    assert sorted(path.name for path in (tmp_path / "json").iterdir()) == sorted(f"{tag}.json" for tag in EVENT_TYPES)
+    assert sorted(path.name for path in (tmp_path / "json").iterdir()) == sorted(
+        f"{tag}.json" for tag in (*EVENT_TYPES, *ORDER_EVENT_TYPES)
+    )
 
 
 @pytest.mark.parametrize("event", SAMPLES, ids=lambda event: type(event).__name__)
@@ -42,7 +59,8 @@ def test_every_event_validates(event):
     tag = type(event).__struct_config__.tag
     document = json.loads(generate()[f"{tag}.json"])
     jsonschema.Draft202012Validator.check_schema(document)
-    jsonschema.validate(json.loads(encode(event)), document, jsonschema.Draft202012Validator)
+    data = encode_order(event) if isinstance(event, OrderEvent) else encode(event)
+    jsonschema.validate(json.loads(data), document, jsonschema.Draft202012Validator)
 
 
 @pytest.mark.parametrize(
@@ -74,5 +92,17 @@ def test_what_the_codec_needs_is_required(name):
     document = json.loads(generate()["transaction.recorded.json"])
     fields = json.loads(encode(recorded("a", 2)))
     del fields[name]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(fields, document, jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("points", -1), ("points", None), ("version", 2), ("direction", "give"), ("order_id", ""), ("account_id", "")],
+)
+def test_what_the_codec_of_orders_refuses_does_not_validate(name, value):
+    """A document holds the order system to what this reader takes."""
+    document = json.loads(generate()["order.placed.json"])
+    fields = json.loads(encode_order(placed("o"))) | {name: value}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(fields, document, jsonschema.Draft202012Validator)

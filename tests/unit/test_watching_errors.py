@@ -78,7 +78,7 @@ def test_what_cannot_be_closed_ends_nothing(store: Store) -> None:
     comparing.close = fails  # type: ignore[method-assign]
     watch = Watch(store, FakeFollowing(), comparing, rounds_max=1)
     assert watch.run().rounds == 1
-    assert watch.log.of("cannot be let go of") == [{"error": "nor does it close"}]
+    assert watch.log.of("cannot be let go of") == [{"task": "drift", "error": "nor does it close"}]
 
 
 @pytest.mark.parametrize(

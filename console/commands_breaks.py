@@ -1,0 +1,171 @@
+"""The commands of breaks: list what is wrong between orders and ledger, show one, and decide about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from console.answer import Answer
+from console.reports.writing import ReportFiles, need_report_files
+from console.run import Run, command, without_subcommand
+from schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from ledger.break_rows import Resolution, Selection
+
+__all__ = ["register"]
+
+#: What --status takes beside the states: how something was resolved, and everything.
+_RESOLUTIONS: tuple[Resolution, ...] = ("late", "manual", "accepted")
+_ALL = "all"
+
+Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="The breaks, as `breaks` lists them.")]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stands in the history for ever.")]
+By = Annotated[
+    str | None, typer.Option("--by", metavar="NAME", help="Who decides (default: the user of this computer).")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file to the command line."""
+    group = typer.Typer(help="List what is wrong between orders and ledger, and decide about it.")
+    without_subcommand(group)(list_breaks)
+    command(group, "list")(list_breaks)
+    command(group, "show")(show)
+    command(group, "resolve")(resolve)
+    command(group, "reopen")(reopen)
+    app.add_typer(group, name="breaks")
+
+
+def list_breaks(
+    run: Run,
+    *,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            "--status",
+            metavar="STATUS",
+            help="pending, open, reopened, resolved, late, manual, accepted or all (default: all that is not "
+            "resolved).",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", metavar="TIME", help="Orders placed at this moment or later.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option("--end", metavar="TIME", help="Orders placed at this moment or before.")
+    ] = None,
+    code: Annotated[str | None, typer.Option("--code", metavar="CODE", help="Only this code.")] = None,
+    account: Annotated[str | None, typer.Option("--account", metavar="ACCOUNT", help="Only this account.")] = None,
+    order: Annotated[str | None, typer.Option("--order", metavar="ORDER", help="Only this order.")] = None,
+    report: ReportFiles = None,
+) -> Answer:
+    """List the breaks that `reconcile` has found, and what came of them.
+
+    One is pending until both sides were read past its deadline, and open from then on, until
+    what is missing comes or somebody resolves it.
+    """
+    from console.break_answers import breaks_answer
+
+    need_report_files(report or [], output=run.options.output)
+    selection = _selection(status)._replace(
+        start=_moment(run, start, "--start"),
+        end=_moment(run, end, "--end"),
+        code=code,
+        account_id=account,
+        order_id=order,
+    )
+    if selection.start is not None and selection.end is not None and selection.start > selection.end:
+        raise UsageError("--start is after --end", next_step="exchange them")
+    with run.ledger() as store:
+        return breaks_answer(store, selection, now=run.now, reports=report or [])
+
+
+def show(run: Run, id: Annotated[int, typer.Argument(metavar="ID", help="The break, as `breaks` lists it.")]) -> Answer:
+    """Show one break: what it says, and everything that happened to it."""
+    from console.break_answers import shown_answer
+
+    with run.ledger() as store:
+        return shown_answer(store, id, now=run.now)
+
+
+def resolve(
+    run: Run,
+    ids: Ids,
+    *,
+    reason: Reason,
+    accept: Annotated[bool, typer.Option("--accept", help="It stays as it is: nothing is put right.")] = False,
+    manual: Annotated[bool, typer.Option("--manual", help="It was put right by hand, outside.")] = False,
+    by: By = None,
+) -> Answer:
+    """Resolve breaks by hand. No later run undoes it; where the facts change, that is noted."""
+    from console.break_answers import decided_answer
+    from ledger import breaks
+
+    if accept == manual:
+        raise UsageError("a break is either accepted or put right by hand", next_step="say --accept or --manual")
+    resolution: Resolution = "accepted" if accept else "manual"
+    words, who = _words(reason), _who(by)
+    with run.ledger() as store:
+        with store.writing() as connection:
+            found = breaks.resolve(connection, ids, resolution, by=who, why=words, now=run.now)
+        return decided_answer(found, f"resolved: {resolution}", now=run.now)
+
+
+def reopen(run: Run, ids: Ids, *, reason: Reason, by: By = None) -> Answer:
+    """Take back what was decided: breaks that are still wrong stand again."""
+    from console.break_answers import decided_answer
+    from ledger import breaks
+
+    words, who = _words(reason), _who(by)
+    with run.ledger() as store:
+        with store.writing() as connection:
+            found = breaks.reopen(connection, ids, by=who, why=words, now=run.now)
+        return decided_answer(found, "reopened", now=run.now)
+
+
+def _selection(status: str | None) -> Selection:
+    from ledger.break_rows import NOT_RESOLVED, Selection
+
+    if status is None:
+        return Selection(states=NOT_RESOLVED)
+    if status == _ALL:
+        return Selection()
+    if status == "resolved":
+        return Selection(states=("resolved",))
+    for state in NOT_RESOLVED:
+        if status == state:
+            return Selection(states=(state,))
+    for resolution in _RESOLUTIONS:
+        if status == resolution:
+            return Selection(states=("resolved",), resolution=resolution)
+    known = ", ".join((*NOT_RESOLVED, "resolved", *_RESOLUTIONS))
+    raise UsageError(f"no break has the status {status!r}", next_step=f"use {known} or {_ALL}")
+
+
+def _moment(run: Run, words: str | None, option: str) -> datetime | None:
+    return None if words is None else run.moment(words, option)
+
+
+def _words(reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("--reason is empty", next_step="say why: it is all that a later reader has")
+    return reason.strip()
+
+
+def _who(by: str | None) -> str:
+    """Return who decides; UsageError where nothing says so, or where it is said to be the machine."""
+    from getpass import getuser
+
+    from ledger.breaks import MACHINE
+
+    try:
+        name = getuser() if by is None else by.strip()
+    except (OSError, KeyError):
+        name = ""
+    if not name or name == MACHINE:
+        raise UsageError("nothing says who decides", next_step="give --by NAME, the name of a person")
+    return name

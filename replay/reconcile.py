@@ -1,0 +1,249 @@
+"""Reconcile once: orders against the transactions that name them, over everything or over a range of time.
+
+Both sides are judged as they were at one moment, by the rules that a reconciliation which runs for ever has
+(`projections.reconciliation`), or to the letter of the scenario. Where the rules are the full ones and both sides are
+the ledger's own, what is found are breaks, and `replay.reconcile_breaks` keeps them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+import polars as pl
+
+from ledger import break_rows
+from projections.reconciliation import MISMATCH_SCHEMA, Rules, judged, subjects, withheld
+from projections.scenario import scenario
+from replay.certificate import INCOMPLETE, Certificate
+from replay.reconcile_sides import Asked, LedgerSide, OrderSide
+from schemas.errors import PointsOverflow, UsageError
+
+__all__ = ["FOUND_SCHEMA", "Found", "Range", "ask_for", "need_orders", "reconcile", "reconcile_as_scenario"]
+
+CLEAN, FINDINGS = "CLEAN", "FINDINGS"
+
+#: A mismatch and, where it is kept, the break that it is: its id, its state, and how it was resolved.
+FOUND_SCHEMA = pl.Schema(
+    {**MISMATCH_SCHEMA, "break": pl.Int64(), "state": pl.String(), "resolution": pl.String()},
+)
+
+#: Decisions of a person: what they are about is no finding any more.
+BY_HAND = ("manual", "accepted")
+
+_NAMED = pl.col("order_id").is_not_null() & (pl.col("order_id") != "")
+
+
+class Range(NamedTuple):
+    """Which orders are meant, by `order_at`: from `start` to `end`, both inclusive, None for no bound."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def is_all(self) -> bool:
+        """Whether every order is meant."""
+        return self.start is None and self.end is None
+
+    def has(self, name: str) -> pl.Expr:
+        """Return whether a moment is in the range."""
+        after = pl.lit(value=True) if self.start is None else pl.col(name) >= self.start
+        return after if self.end is None else after & (pl.col(name) <= self.end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a reconciliation came to.
+
+    `orders` and `transactions` count what was compared. `mismatches` and `pending` (`FOUND_SCHEMA`, by order and code)
+    are those that are certain, and those that may still right themselves: their deadline is after `until`, the moment
+    up to which both sides were read, None where that is not known. `withheld` (`order_id`, `reason`) are orders that
+    nothing can be said of, `parked` (`ledger.orders.PARKED_SCHEMA`) events of orders that cannot be read. `is_all`
+    says that every order was meant, not those of a range; `named` has the `order_id` of what was compared on either
+    side, and `unknown` are the accounts that nothing is known of.
+    """
+
+    orders: int
+    transactions: int
+    mismatches: pl.DataFrame
+    pending: pl.DataFrame
+    withheld: pl.DataFrame
+    parked: pl.DataFrame
+    until: datetime | None
+    ledger_until: datetime | None = None
+    certificate: Certificate | None = None
+    is_all: bool = False
+    named: tuple[pl.DataFrame, ...] = ()
+    unknown: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String()))
+
+    @property
+    def standing(self) -> pl.DataFrame:
+        """The mismatches that no person has decided about."""
+        return self.mismatches.filter(~pl.col("resolution").is_in(BY_HAND).fill_null(value=False))
+
+    @property
+    def points_at_risk(self) -> int:
+        """The points at risk in what stands, each order counted once."""
+        return break_rows.total(self.standing).points_at_risk
+
+    @property
+    def verdicts(self) -> list[str]:
+        """Every verdict that holds, the gravest first."""
+        is_whole = self.withheld.is_empty() and self.parked.is_empty() and self.until is not None
+        is_whole &= self.certificate is None or self.certificate.verdict != INCOMPLETE
+        found = [] if is_whole else [INCOMPLETE]
+        return [*found, *([FINDINGS] if self.standing.height else [])] or [CLEAN]
+
+
+def ask_for(*, business_code: str | None = None, span: Range = Range()) -> Asked:
+    """Return which transactions a reconciliation needs: those that name an order, and with a code those of the code."""
+    if business_code is None:
+        return Asked(_NAMED)
+    of_code = (pl.col("business_code") == business_code) & span.has("created_at")
+    return Asked(_NAMED | of_code, by_first_event=True)
+
+
+def reconcile(ledger: LedgerSide, orders: OrderSide, *, rules: Rules = Rules(), span: Range = Range()) -> Found:
+    """Return what the full rules find in the orders of a range, judged over all their facts, in the range or not.
+
+    UsageError where no order is known at all.
+    """
+    need_orders(orders)
+    compared = _of_range(_Both(orders.orders, _named(ledger.transactions), orders.conflicts), span)
+    unknown = ledger.unknown.among(compared.orders["account_id"])
+    found, held = _judged(compared, unknown, rules)
+    until = _earlier(ledger.until, orders.until)
+    is_due = pl.lit(value=False) if until is None else pl.col("deadline_at") <= until
+    return Found(
+        orders=compared.orders.height,
+        transactions=compared.linked.height,
+        mismatches=found.filter(is_due),
+        pending=found.filter(~is_due),
+        withheld=held,
+        parked=orders.parked,
+        until=until,
+        ledger_until=ledger.until,
+        certificate=ledger.certificate,
+        is_all=span.is_all,
+        named=(compared.orders.select("order_id"), compared.linked.select("order_id")),
+        unknown=unknown,
+    )
+
+
+def reconcile_as_scenario(
+    ledger: LedgerSide, orders: OrderSide, *, business_code: str, start: datetime, end: datetime
+) -> Found:
+    """Return what the scenario finds in a range of time, both ends included, with one business code.
+
+    It waits for nothing, so nothing is pending. UsageError where no order is known at all.
+    """
+    need_orders(orders)
+    span = Range(start, end)
+    of_range = orders.orders.filter(span.has("placed_at"))
+    of_code = ledger.transactions.filter(span.has("created_at") & (pl.col("business_code") == business_code))
+    # Told apart by the order that they name: another order's code or moment says nothing of this one's account.
+    others = orders.orders.select("order_id").join(of_range, on="order_id", how="anti")
+    named = _named(ledger.transactions).join(of_range, on="order_id", how="semi")
+    both = _Both(of_range, named, _without(orders.conflicts, others))
+    held = _withheld(both, ledger.unknown.among(of_range["account_id"])).collect()
+    judged_orders = of_range.join(held, on="order_id", how="anti")
+    compared = scenario(judged_orders.lazy(), of_code.lazy(), start=start, end=end, business_code=business_code)
+    found = _ordered(_collected([compared.mismatches])[0])
+    return Found(
+        orders=of_range.height,
+        transactions=of_code.height,
+        mismatches=found,
+        pending=found.clear(),
+        withheld=held.sort("order_id"),
+        parked=orders.parked,
+        until=end,
+        certificate=ledger.certificate,
+    )
+
+
+class _Both(NamedTuple):
+    """Orders (`ORDER_STATE`), the transactions that name one (`LINKED_SCHEMA`), and orders that cannot be judged."""
+
+    orders: pl.DataFrame
+    linked: pl.DataFrame
+    conflicts: pl.DataFrame
+
+
+def need_orders(orders: OrderSide) -> None:
+    """Let orders pass; UsageError where none is known at all."""
+    if orders.orders.is_empty() and orders.conflicts.is_empty() and orders.parked.is_empty():
+        raise UsageError(
+            "no order is known, so there is nothing to reconcile",
+            next_step="bring orders in with `import orders`, or name a file with --orders",
+        )
+
+
+def _named(transactions: pl.DataFrame) -> pl.DataFrame:
+    """Return the transactions that name an order, without a copy where all do."""
+    is_named = transactions.select(_NAMED).to_series()
+    return transactions if is_named.all() else transactions.filter(is_named)
+
+
+def _of_range(both: _Both, span: Range) -> _Both:
+    """Return the orders of a range with all their facts, as `subjects` says when each was.
+
+    Nearly always a range is all there is, or what is not in it is told by the orders alone, so transactions are joined
+    with nothing that need not be.
+    """
+    if span.is_all:
+        return both
+    others = both.orders.filter(~span.has("placed_at")).select("order_id")
+    orders, linked = (_without(side, others) for side in (both.orders, both.linked))
+    # Only of these is it not the order itself that says when it was.
+    is_placed = pl.col("placed_at").is_not_null()
+    strays = linked.filter(~span.has("created_at")).join(orders.filter(is_placed), on="order_id", how="anti")
+    unsure = pl.concat([strays.select("order_id"), orders.filter(~is_placed).select("order_id")]).unique()
+    if unsure.height:
+        known = subjects(*(side.join(unsure, on="order_id", how="semi").lazy() for side in (orders, linked))).collect()
+        gone = known.filter(~span.has("order_at")).select("order_id")
+        orders, linked, others = _without(orders, gone), _without(linked, gone), pl.concat([others, gone])
+    # An order of which nothing can be read has no moment, so it may be of any range.
+    return _Both(orders, linked, _without(both.conflicts, others))
+
+
+def _without(side: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    return side if others.is_empty() else side.join(others, on="order_id", how="anti", maintain_order="left")
+
+
+def _withheld(both: _Both, unknown: pl.Series) -> pl.LazyFrame:
+    orders, linked = both.orders.lazy(), both.linked.lazy()
+    return withheld(orders, linked, conflicts=both.conflicts.lazy(), parked_accounts=unknown)
+
+
+def _judged(both: _Both, unknown: pl.Series, rules: Rules) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what is wrong, and the orders that nothing can be said of."""
+    orders, linked = both.orders.lazy(), both.linked.lazy()
+    asked = [_withheld(both, unknown), judged(orders, linked, rules)]
+    try:
+        # Together, since what both need is worked out once; hardly ever is anything withheld.
+        held, found = pl.collect_all(asked)
+    except pl.exceptions.InvalidOperationError:
+        # A sum past int64: its order is withheld, so the others are judged without it.
+        held = asked[0].collect()
+        rest = [side.join(held.lazy(), on="order_id", how="anti") for side in (orders, linked)]
+        (found,) = _collected([judged(rest[0], rest[1], rules)])
+    return _ordered(found.join(held, on="order_id", how="anti")), held.sort("order_id")
+
+
+def _collected(frames: list[pl.LazyFrame]) -> list[pl.DataFrame]:
+    try:
+        return pl.collect_all(frames)
+    except pl.exceptions.InvalidOperationError as error:
+        raise PointsOverflow(
+            "a sum of the transactions of one order is past int64", next_step="`verify` names what overflows"
+        ) from error
+
+
+def _ordered(found: pl.DataFrame) -> pl.DataFrame:
+    unknown = [pl.lit(None, dtype).alias(name) for name, dtype in FOUND_SCHEMA.items() if name not in MISMATCH_SCHEMA]
+    return found.with_columns(unknown).select(FOUND_SCHEMA.names()).sort("order_id", "code")
+
+
+def _earlier(left: datetime | None, right: datetime | None) -> datetime | None:
+    return None if left is None or right is None else min(left, right)
