@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from projections import LINKED_SCHEMA, ORDER_STATE, WITHHELD_SCHEMA, Rules, judged, subjects, suspects, withheld
+from projections.scenario import scenario
 from projections.suspects import suspected
 
 PLACED = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -99,6 +100,7 @@ CASES: dict[str, tuple[dict[str, Any] | None, list[str], dict[str, int]]] = {
     "paid too little": (order(), ["debit 80"], {"amount_mismatch": 20}),
     "paid too much": (order(), ["debit 120"], {"amount_mismatch": 20}),
     "pending, paid too much": (order(status="pending"), ["debit 130"], {"amount_mismatch": 30}),
+    "pending, earned too much": (order(status="pending", direction="earn"), ["credit 130"], {"amount_mismatch": 30}),
     "without an order": (None, ["debit 100", "debit 50 frozen"], {"orphan_credit_transaction": 150}),
     "without an order, earned": (None, ["credit 100"], {"orphan_credit_transaction": 100}),
     "without an order, given back": (None, ["debit 100", "credit 100"], {"orphan_credit_transaction": 0}),
@@ -364,3 +366,51 @@ def test_orders_that_share_a_hash_are_told_apart(keys: int, monkeypatch: pytest.
     assert judged(*frames, Rules()).collect().sort("order_id", "code").equals(apart)
     found = {case: {code for (code,) in apart.filter(order_id=case).select("code").iter_rows()} for case in CASES}
     assert found == {case: set(expected) for case, (_, _, expected) in CASES.items()}
+
+
+def test_orders_that_share_a_hash_do_not_make_up_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One order that was paid too much and one too little are both found where their ids have the same hash."""
+    linked = [*transactions("debit 110", order_id="o1"), *transactions("debit 90", order_id="o2")]
+    monkeypatch.setattr(suspects, "_key", lambda: pl.lit(1, pl.UInt64).alias(suspects.KEY))
+    found = judged(*sides([order("o1", status="pending"), order("o2")], linked), Rules()).collect()
+    assert sorted(found["order_id"]) == ["o1", "o2"]
+
+
+SCENARIO: dict[str, tuple[dict[str, Any], list[str], dict[str, tuple[int | None, str | None]]]] = {
+    "paid": (order(), ["debit 60", "debit 40"], {}),
+    "pending, paid": (order(status="pending"), ["debit 100", "debit 5 failed"], {}),
+    "cancelled, the sum is still asked for": (
+        order(status="cancelled"),
+        ["debit 100 cancelled"],
+        {"amount_mismatch": (0, "cancelled")},
+    ),
+    "no transaction": (order(), [], {"missing_credit_transaction": (None, None)}),
+    "signs do not count": (order(points=130), ["debit 100", "credit 30"], {}),
+    "first failed, then paid": (order(), ["debit 100 failed", "debit 100"], {"status_mismatch": (100, "failed")}),
+    "first paid, then cancelled": (order(), ["debit 100", "debit 100 cancelled"], {}),
+    "cancelled, paid": (order(status="cancelled"), ["debit 100"], {"status_mismatch": (100, "completed")}),
+    "held": (order(), ["debit 100 frozen"], {"amount_mismatch": (0, "frozen"), "status_mismatch": (0, "frozen")}),
+}
+
+
+@pytest.mark.parametrize("case", SCENARIO)
+def test_the_scenario_says_what_it_says_to_the_letter(case: str) -> None:
+    """Each case has the scenario's codes, with the sum of what was completed and the status of the first."""
+    told, texts, expected = SCENARIO[case]
+    linked = [row | {"business_code": "order.payment"} for row in transactions(*texts)]
+    span = {"start": PLACED, "end": COMPLETED + timedelta(minutes=1)}
+    rows = scenario(*sides([told], linked), **span, business_code="order.payment").mismatches.collect()
+    assert {row["code"]: (row["credit_points"], row["credit_status"]) for row in rows.iter_rows(named=True)} == expected
+    assert rows["transactions"].to_list() == [[row["transaction_id"] for row in linked]] * len(expected)
+
+
+def test_the_scenario_takes_both_ends_of_its_range_and_one_business_code() -> None:
+    """What lies on either end counts, what lies a microsecond beyond or has another code does not."""
+    tick = timedelta(microseconds=1)
+    orders = [order("first"), order("last", placed_at=COMPLETED), order("early", placed_at=PLACED - tick)]
+    moments = {"first": PLACED, "last": COMPLETED, "none": COMPLETED + tick}
+    linked = [row for name, at in moments.items() for row in transactions("debit 100", order_id=name, moment=at)]
+    coded = [row | {"business_code": "order.payment"} for row in linked] + transactions("debit 9", order_id="first")
+    found = scenario(*sides(orders, coded), start=PLACED, end=COMPLETED, business_code="order.payment")
+    heights = [frame.collect().height for frame in found]
+    assert heights == [2, 2, 0]
