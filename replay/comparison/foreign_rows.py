@@ -16,6 +16,7 @@ from ledger.importing.batches import LINE, BadRow, bad_rows
 from ledger.importing.mapping import ACCOUNT_STATUSES
 from ledger.importing.rejects import REJECT_SCHEMA, as_rejects
 from ledger.importing.table_source import text_batch
+from replay.comparison.streaming import columns_of
 from schemas.columns import UTC_MICROSECONDS
 from schemas.events import ID_LENGTH_MAX
 
@@ -34,8 +35,8 @@ LIVE_SCHEMA = pl.Schema(
         LINE: pl.Int64(),
     }
 )
-#: Rows that are checked at once.
-ROWS_PER_GROUP = 20_000
+#: Rows that are checked at once; what a chunk leaves of them may have to be read again, so they are not many.
+ROWS_PER_GROUP = 10_000
 
 
 class LiveRows(NamedTuple):
@@ -62,7 +63,7 @@ class RowReader:
         group: list[pl.DataFrame] = []
         height = 0
         for rows in slices:
-            typed = self._typed(list(zip(*rows, strict=True)))
+            typed = self._typed(columns_of(rows))
             if typed is not None:
                 group.append(typed)
                 height += typed.height
@@ -75,7 +76,7 @@ class RowReader:
                 before += len(rows)
         yield from self._grouped(group, before)
 
-    def _typed(self, columns: list[tuple[Any, ...]]) -> pl.DataFrame | None:
+    def _typed(self, columns: list[list[Any]]) -> pl.DataFrame | None:
         """Return values that are all of the types that they should be, times and marks as text, else None."""
         try:
             ids, status = _texts("account_id", columns[0]), _texts("status", columns[3])
@@ -158,7 +159,7 @@ class RowReader:
         return LiveRows(read.select(LIVE_SCHEMA.names()), pl.concat([rejects, bad_rows(bad)]))
 
 
-def _texts(name: str, column: tuple[Any, ...]) -> pl.Series | None:
+def _texts(name: str, column: list[Any]) -> pl.Series | None:
     kinds = set(map(type, column))
     if kinds == {str}:
         return pl.Series(name, column, pl.String)
@@ -166,11 +167,11 @@ def _texts(name: str, column: tuple[Any, ...]) -> pl.Series | None:
     return pl.Series(name, column, pl.Binary).cast(pl.String) if kinds == {bytes} else None
 
 
-def _whole(name: str, column: tuple[Any, ...]) -> pl.Series | None:
+def _whole(name: str, column: list[Any]) -> pl.Series | None:
     return pl.Series(name, column, pl.Int64) if set(map(type, column)) == {int} else None
 
 
-def _any_texts(name: str, column: tuple[Any, ...]) -> pl.Series:
+def _any_texts(name: str, column: list[Any]) -> pl.Series:
     kinds = set(map(type, column)) - {type(None)}
     if kinds <= {str}:
         return pl.Series(name, column, pl.String)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import polars as pl
@@ -25,8 +26,8 @@ class Side:
         self.is_done = False
 
     def fill(self, rows: int) -> None:
-        """Read until there are more than so many rows, or no more to read."""
-        while self._height <= rows and not self.is_done:
+        """Read until there are so many rows, or no more to read."""
+        while self._height < rows and not self.is_done:
             part = next(self._batches, None)
             if part is None:
                 self.is_done = True
@@ -73,8 +74,7 @@ class Merge:
         """Return the next rows of both sides, about so many of the longer one."""
         wanted = max(rows, 1)
         while True:
-            for side in (self.live, self.replayed):
-                side.fill(wanted)
+            self._fill(wanted)
             bounds = (self.live.bound(wanted), self.replayed.bound(wanted))
             before = min((bound for bound in bounds if bound is not None), default=None)
             live, replayed = self.live.take(before), self.replayed.take(before)
@@ -85,6 +85,17 @@ class Merge:
                 return Cut(live, replayed, max(last))
             # So many rows of one account: its last one is not known yet.
             wanted *= 2
+
+    def _fill(self, rows: int) -> None:
+        """Read both sides at once: while a server is waited for, the other side is read.
+
+        Nothing is under way any more when this returns, so both connections are free for other questions. The live
+        side has the thread: the store's SQLite wants to be read in the thread that opened it.
+        """
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="live") as worker:
+            filled = worker.submit(self.live.fill, rows)
+            self.replayed.fill(rows)
+            filled.result()
 
 
 def paired(live: pl.DataFrame, replayed: pl.DataFrame) -> pl.DataFrame:

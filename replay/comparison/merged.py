@@ -46,9 +46,9 @@ class ForeignPair:
     """The pair of a foreign live table and what replay says; see `replay.comparison.chunk.Pair`.
 
     `name` says which table it is: a store may be compared with several, each with findings of its own. `rejects` is
-    given the rows that cannot be read (`REJECT_SCHEMA`), once a round; `rejected` counts those since it was begun or
-    gone on with. `clock` gives seconds. Both databases are read in snapshots, live first, so that the log knows at
-    least what live had applied.
+    given the rows that cannot be read (`REJECT_SCHEMA`), once a round, in the thread that reads them while the caller
+    waits; `rejected` counts those since it was begun or gone on with. `clock` gives seconds. Both databases are read in
+    snapshots, live first, so that the log knows at least what live had applied.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ from ledger.read_model import ROW_SCHEMA
 from ledger.store import Store
 from ledger.tables import EVENTS, SHADOW_ACCOUNTS
 from replay.certificate import Position
-from replay.comparison.streaming import streamed
+from replay.comparison.streaming import columns_of, streamed
 from replay.steps import AccountsSource, Steps, steps
 from replay.store_source import StoreSource
 from schemas.errors import UsageError
@@ -30,7 +30,7 @@ REPLAYED_SCHEMA = pl.Schema(
 )
 #: Rows that become columns at once, while they are still in the processor's cache, and how often for a batch.
 ROWS_PER_FETCH = 2_000
-FETCHES_PER_BATCH = 10
+FETCHES_PER_BATCH = 5
 #: Events whose accounts are asked for at each distance from the head.
 EVENTS_PER_LOOK = 50
 #: How far back from the head a transaction is searched for, and in which steps.
@@ -246,7 +246,7 @@ _STORED = {**REPLAYED_SCHEMA, "locked_at": pl.String()}
 
 
 def _stored(found: Sequence[Any], *, is_bytes: bool) -> pl.DataFrame:
-    columns = zip(_STORED.items(), zip(*found, strict=True), strict=True)
+    columns = zip(_STORED.items(), columns_of(found), strict=True)
     return pl.DataFrame([_series(name, values, kind, is_bytes=is_bytes) for (name, kind), values in columns])
 
 
