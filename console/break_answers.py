@@ -12,16 +12,17 @@ import polars as pl
 from console.answer import Answer
 from console.reports.reconciliation import Reported, reconciliation_report
 from console.reports.writing import write_report
-from console.words import count, first_few
-from ledger import break_rows, orders
-from ledger.break_rows import BREAK_SCHEMA, NOT_RESOLVED, STANDING
+from console.words import count, first_few, parked_order_lines
+from ledger import break_rows, orders, shadows
+from ledger.break_rows import BREAK_SCHEMA, BY_HAND, NOT_RESOLVED, STANDING, Selection
+from ledger.order_transactions import FOLLOWER
 from schemas import format_time
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from ledger.break_rows import Risk, Selection
+    from ledger.break_rows import Risk
     from ledger.orders import ReadUntil
     from ledger.store import Store
 
@@ -37,14 +38,19 @@ class _Whole(NamedTuple):
     """What decides whether a list vouches for anything."""
 
     read_until: ReadUntil
-    is_judged: bool
+    #: Orders that wait to be judged, and what judges them.
+    waiting: int
+    next_step: str
     withheld: pl.DataFrame
     parked: pl.DataFrame
+    #: Which of the orders and accounts that are asked for no break is kept of.
+    unknown: Sequence[str]
 
     @property
     def is_incomplete(self) -> bool:
         """Whether something is not known of an order, or of all."""
-        return not self.is_judged or bool(self.withheld.height) or bool(self.parked.height)
+        is_judged = self.read_until.both_at is not None and not self.waiting
+        return not is_judged or bool(self.withheld.height) or bool(self.parked.height)
 
 
 def breaks_answer(store: Store, selection: Selection, *, now: datetime, reports: Sequence[Path] = ()) -> Answer:
@@ -57,12 +63,13 @@ def breaks_answer(store: Store, selection: Selection, *, now: datetime, reports:
         every = selection._replace(states=NOT_RESOLVED, resolution=None)
         unresolved = found if selection.states == NOT_RESOLVED else break_rows.listed(connection, every)
         whole = _whole(connection, selection)
-        changed = break_rows.changed_since_decided(connection)
+        changed = break_rows.changed_since_decided(connection, every._replace(states=None))
         history = break_rows.histories(connection, found["id"].to_list() if reports else [])
     standing = unresolved.filter(pl.col("state").is_in(STANDING))
     table = with_age(found, now)
-    verdict = "INCOMPLETE" if whole.is_incomplete else "FINDINGS" if standing.height else "CLEAN"
-    notes = [*_doubts(whole), *_changed(changed)]
+    has_findings = bool(standing.height or changed)
+    verdict = "INCOMPLETE" if whole.is_incomplete else "FINDINGS" if has_findings else "CLEAN"
+    notes = [*_doubts(whole), *_changed(changed), *whole.unknown]
     if reports:
         reported = Reported(
             verdict=verdict,
@@ -95,7 +102,7 @@ def breaks_answer(store: Store, selection: Selection, *, now: datetime, reports:
         shown=_in_words(table),
         summary=_summary(verdict, unresolved, whole, now),
         notes=notes,
-        also=["FINDINGS"] if standing.height else [],
+        also=["FINDINGS"] if has_findings else [],
     )
 
 
@@ -121,9 +128,9 @@ def shown_answer(store: Store, break_id: int, *, now: datetime) -> Answer:
         raise UsageError(f"there is no break {break_id}", next_step="`breaks` lists those that there are")
     row = with_age(found, now).row(0, named=True)
     told = {name: format_time(value) if isinstance(value, datetime) else value for name, value in row.items()}
-    standing = row["state"] in STANDING
+    has_changed = row["resolution"] in BY_HAND and row["changed_at"] is not None and row["is_found"]
     return Answer(
-        verdict="FINDINGS" if standing else "CLEAN",
+        verdict="FINDINGS" if row["state"] in STANDING or has_changed else "CLEAN",
         fields={"break": told},
         table=history.drop("break_id"),
         table_name="history",
@@ -157,8 +164,28 @@ def _whole(connection: Connection, selection: Selection) -> _Whole:
         # What cannot be said of another order, or of a record that is known to be another's, is no doubt here.
         is_it = pl.col("order_id") == selection.order_id
         withheld, parked = withheld.filter(is_it), parked.filter(is_it | pl.col("order_id").is_null())
-    is_judged = read_until.both_at is not None or not break_rows.is_empty(connection)
-    return _Whole(read_until, is_judged, withheld, parked)
+    is_followed = shadows.find(connection, FOLLOWER) is not None
+    # A single look judges all orders and leaves them touched: what it did not see was imported after it.
+    is_behind = is_followed or _is_later(read_until.orders_at, read_until.ledger_at)
+    waiting = break_rows.waiting(connection, selection.order_id) if is_behind else 0
+    next_step = "`reconcile --watch`" if is_followed else "`reconcile`"
+    return _Whole(read_until, waiting, next_step, withheld, parked, _unknown(connection, selection))
+
+
+def _is_later(one: datetime | None, other: datetime | None) -> bool:
+    return one is not None and other is not None and one > other
+
+
+def _unknown(connection: Connection, selection: Selection) -> list[str]:
+    asked = {
+        "order": (selection.order_id, Selection(order_id=selection.order_id)),
+        "account": (selection.account_id, Selection(account_id=selection.account_id)),
+    }
+    return [
+        f"no break of {what} {name} is kept"
+        for what, (name, of_it) in asked.items()
+        if name is not None and break_rows.is_empty(connection, of_it)
+    ]
 
 
 def _sums(standing: pl.DataFrame, now: datetime) -> dict[str, object]:
@@ -206,20 +233,23 @@ def _sum_lines(title: str, risks: Sequence[Risk]) -> list[str]:
 
 def _doubts(whole: _Whole) -> list[str]:
     withheld = [f"nothing can be said of order {order_id}: {reason}" for order_id, reason in whole.withheld.rows()]
-    parked = [
-        f"cannot read the order at partition {row['partition']}, offset {row['position']:,}"
-        f" ({row['order_id'] or 'of no known order'}): {row['reason']}"
-        for row in whole.parked.iter_rows(named=True)
-    ]
-    unjudged = [] if whole.is_judged else ["nothing was reconciled yet: run `reconcile`, or `reconcile --watch`"]
+    parked = parked_order_lines(whole.parked)
+    unjudged = []
+    if whole.read_until.both_at is None:
+        sides = {"orders": whole.read_until.orders_at, "ledger": whole.read_until.ledger_at}
+        unread = " and ".join(name for name, at in sides.items() if at is None)
+        unjudged.append(f"nothing was reconciled yet ({unread} not read): run `reconcile`, or `reconcile --watch`")
+    elif whole.waiting:
+        unjudged.append(f"{count(whole.waiting, 'order')} not judged since something came: run {whole.next_step}")
     return [*unjudged, *first_few(withheld, "orders"), *first_few(parked, "records")]
 
 
-def _changed(changed: int) -> list[str]:
-    if not changed:
+def _changed(ids: Sequence[int]) -> list[str]:
+    if not ids:
         return []
-    words = f"{count(changed, 'break')} changed after somebody had resolved it by hand"
-    return [f"{words}: `breaks --status resolved` has changed_at"]
+    named = ", ".join(map(str, ids[:_SUMS_SHOWN])) + (", ..." if len(ids) > _SUMS_SHOWN else "")
+    words = f"{count(len(ids), 'break')} changed after somebody had resolved it by hand, and still found: {named}"
+    return [f"{words}; `breaks show ID` tells how, `breaks resolve ID` accepts that, too"]
 
 
 def _lines_of(row: dict[str, object]) -> list[str]:

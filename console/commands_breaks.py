@@ -69,8 +69,11 @@ def list_breaks(
     what is missing comes or somebody resolves it.
     """
     from console.break_answers import breaks_answer
+    from console.reports.break_sums import MEANINGS
 
     need_report_files(report or [], output=run.options.output)
+    if code is not None and code not in MEANINGS:
+        raise UsageError(f"no break has the code {code!r}", next_step=f"use one of {', '.join(MEANINGS)}")
     selection = _selection(status)._replace(
         start=_moment(run, start, "--start"),
         end=_moment(run, end, "--end"),
@@ -101,7 +104,10 @@ def resolve(
     manual: Annotated[bool, typer.Option("--manual", help="It was put right by hand, outside.")] = False,
     by: By = None,
 ) -> Answer:
-    """Resolve breaks by hand. No later run undoes it; where the facts change, that is noted."""
+    """Resolve breaks by hand. No later run undoes it; where the facts change, that is noted.
+
+    Resolved again, such a break is resolved as its facts are now.
+    """
     from console.break_answers import decided_answer
     from ledger import breaks
 
@@ -116,7 +122,7 @@ def resolve(
 
 
 def reopen(run: Run, ids: Ids, *, reason: Reason, by: By = None) -> Answer:
-    """Take back what was decided: breaks that are still wrong stand again."""
+    """Take back what was decided: breaks that are still wrong stand again, or wait for their deadline again."""
     from console.break_answers import decided_answer
     from ledger import breaks
 
@@ -151,6 +157,7 @@ def _moment(run: Run, words: str | None, option: str) -> datetime | None:
 
 
 def _words(reason: str) -> str:
+    _need_text(reason, "--reason")
     if not reason.strip():
         raise UsageError("--reason is empty", next_step="say why: it is all that a later reader has")
     return reason.strip()
@@ -166,6 +173,15 @@ def _who(by: str | None) -> str:
         name = getuser() if by is None else by.strip()
     except (OSError, KeyError):
         name = ""
+    _need_text(name, "--by")
     if not name or name == MACHINE:
         raise UsageError("nothing says who decides", next_step="give --by NAME, the name of a person")
     return name
+
+
+def _need_text(words: str, option: str) -> None:
+    """UsageError for bytes that are no text: no database takes them."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{option} has bytes that are not UTF-8", next_step="say it in UTF-8") from None

@@ -225,7 +225,8 @@ def import_orders(
         bool, typer.Option("--follow", help="Go on with the topic for ever, until Ctrl-C or SIGTERM.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what the topic said, and read it from its first offset again.")
+        bool,
+        typer.Option("--restart", help="Forget all orders, whatever their source, and read the topic from its start."),
     ] = False,
     map: MapFile = None,
     dry_run: DryRun = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +15,15 @@ from console.run import Run, command
 from console.source import STORE_OR_TOPIC, ArchivePlace, Source, TopicName, Workers, need_source
 from schemas.errors import UsageError
 
+if TYPE_CHECKING:
+    from console.reconcile_once import Options
+
 __all__ = ["register"]
+
+PipedFormat = Annotated[
+    str | None,
+    typer.Option("--input-format", metavar="FORMAT", help="What standard input (-) is: csv, jsonl or parquet."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +46,7 @@ def reconcile(
             "--business-code",
             metavar="CODE",
             help="By the scenario's plain rules: only transactions of this code, and those that were created between "
-            "--start (default: 24 hours before --end) and --end (default: now).",
+            "--start (default: 24 hours before now) and --end (default: now).",
         ),
     ] = None,
     orders: Annotated[
@@ -49,6 +57,7 @@ def reconcile(
         str | None,
         typer.Option("--transactions", metavar="FILE", help="The same instead of the ledger's transactions."),
     ] = None,
+    input_format: PipedFormat = None,
     map: MapFile = None,
     source: Source = "store",
     topic: TopicName = None,
@@ -74,23 +83,24 @@ def reconcile(
     if watch:
         once: dict[str, object] = {"--start": start, "--end": end, "--business-code": business_code}
         once |= {"--orders": orders, "--transactions": transactions, "--workers": workers, "--archive": archive}
-        _refuse({**once, "--map": map, "--report": report or None}, "a single look", "leave --watch away")
+        _refuse(
+            {**once, "--input-format": input_format, "--map": map, "--report": report or None},
+            "a single look",
+            "leave --watch away",
+        )
         return _watch(run, source, topic, restart=restart, rounds=rounds, listen=listen)
     _refuse({"--rounds": rounds, "--restart": restart or None, "--listen": listen}, "--watch", "say --watch too")
     from console.reconcile_once import Options, reconcile_once
 
     need_report_files(report or [], output=run.options.output)
     need_source(source, archive=archive, topic=topic, workers=workers)
-    if transactions is not None and source != "store":
-        raise UsageError("--transactions stands in for the ledger, so --from has no effect", next_step="give one")
-    if map is not None and orders is None and transactions is None:
-        raise UsageError("--map is about files", next_step="give --orders or --transactions too, or leave it away")
     options = Options(
         start=start,
         end=end,
         business_code=business_code,
         orders=orders,
         transactions=transactions,
+        input_format=input_format,
         map=map,
         source=source,
         topic=topic,
@@ -98,6 +108,7 @@ def reconcile(
         archive=archive,
         reports=report or [],
     )
+    _need_sense(options)
     return reconcile_once(run, options)
 
 
@@ -108,6 +119,22 @@ def _watch(
 
     need_source(source, sources=STORE_OR_TOPIC, topic=topic)
     return reconcile_for_ever(run, Ledger(source, topic, restart), rounds=rounds, listen=listen)
+
+
+def _need_sense(options: Options) -> None:
+    """Raise UsageError where the options name no code, or say something of a file or a source that is not meant."""
+    if options.business_code == "":
+        raise UsageError("--business-code is empty", next_step="name a code, or leave it away for the full rules")
+    files = [options.orders, options.transactions]
+    if options.transactions is not None and options.source != "store":
+        raise UsageError("--transactions stands in for the ledger, so --from has no effect", next_step="give one")
+    if options.map is not None and files == [None, None]:
+        raise UsageError("--map is about files", next_step="give --orders or --transactions too, or leave it away")
+    piped = files.count("-")
+    if piped > 1:
+        raise UsageError("standard input cannot be both orders and transactions", next_step="name a file for one")
+    if options.input_format is not None and not piped:
+        raise UsageError("--input-format is about standard input", next_step="name - as a file, or leave it away")
 
 
 def _refuse(given: Mapping[str, object], about: str, next_step: str) -> None:

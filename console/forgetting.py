@@ -11,6 +11,7 @@ from console.answer import Answer
 from console.watching import shadow_of
 from console.words import count
 from ledger import comparisons, findings, read_model, shadows
+from ledger.order_transactions import FOLLOWER
 from schemas import format_time
 from schemas.errors import RefusedError, UsageError
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from ledger.comparisons import Comparison
 
 __all__ = ["forget"]
+
+#: What else it means to drop the shadow of the reconciliation, of which nobody knows whether it runs.
+_OF_ORDERS = (
+    "a `reconcile --watch` or `watch` that runs with it ends by itself, refused; the next one reads the ledger anew "
+    "from its beginning and judges all orders, and breaks stay as they are until then"
+)
 
 _STATES: tuple[findings.State, ...] = ("suspected", "drift", "uncompared", "healed")
 
@@ -41,8 +48,9 @@ def forget(run: Run, name: str, *, is_sure: bool) -> Answer:
             lost = sum(len(findings.listed(connection, each.name, states=_STATES)) for each in compared)
         names = [each.name for each in compared]
         what = f"the shadow {name!r} with {count(rows, 'row')}, and {count(lost, 'finding')}, healed ones included"
+        notes = [_OF_ORDERS] if name == FOLLOWER else []
         if not is_sure:
-            _ask(what)
+            _ask(what, notes)
         with store.writing() as connection:
             # Whoever began meanwhile has not been asked about.
             _refuse_held(_compared(connection, name), format_time(run.now))
@@ -52,7 +60,7 @@ def forget(run: Run, name: str, *, is_sure: bool) -> Answer:
                 shadows.lock(connection, found)
                 shadows.drop(connection, found)
     fields = {"shadow": name, "rows": rows, "findings": lost, "comparisons": names}
-    return Answer(verdict="OK", fields=fields, summary=[f"OK: forgot {what}"])
+    return Answer(verdict="OK", fields=fields, summary=[f"OK: forgot {what}"], notes=notes)
 
 
 def _compared(connection: Connection, name: str) -> list[Comparison]:
@@ -68,8 +76,8 @@ def _refuse_held(compared: list[Comparison], now: str) -> None:
             )
 
 
-def _ask(what: str) -> None:
+def _ask(what: str, notes: list[str]) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"this drops {what}, and there is nobody to ask", next_step="say --yes too")
-    if not typer.confirm(f"Drop {what}? Live rows and events stay as they are.", err=True):
+    if not typer.confirm(" ".join([f"Drop {what}? Live rows and events stay as they are.", *notes]), err=True):
         raise RefusedError("nothing was dropped")

@@ -165,7 +165,10 @@ def orders_answer(taken: TakenOrders, *, topic: str) -> Answer:
     ]
     held = f"an open transaction holds back {count(taken.held_back, 'offset')}"
     conflicts = f"{count(taken.conflicts, 'event')} parked: another one says the same version in another way"
+    before = None if taken.replaced is None else taken.replaced.topic or "files"
+    forgotten = f"what came from {before if before == 'files' else f'the topic {before!r}'} before is forgotten"
     notes = [
+        *([forgotten] if before else []),
         *first_few(parked, "records"),
         *([conflicts] if taken.conflicts else []),
         *([f"not read yet: {held}"] if taken.held_back else []),
@@ -181,6 +184,7 @@ def orders_answer(taken: TakenOrders, *, topic: str) -> Answer:
         "topic": topic,
         "offsets": {str(partition): offset for partition, offset in sorted(taken.offsets.items())},
         "held_back": taken.held_back,
+        "replaced": before,
     }
     summary = [
         f"{count(taken.imported, 'event')} of orders imported, {taken.unchanged:,} unchanged, {taken.rejected:,} parked"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from console.answer import Answer
-from console.words import certificate_lines, count, first_few
+from console.words import certificate_lines, count, first_few, parked_order_lines
 from schemas import format_time
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _COLUMNS = (
     "ledger_position",
 )
 _OF_FULL_RULES = ("deadline_at",)
-_OF_BREAKS = ("break", "state", "resolution")
+_OF_BREAKS = ("break", "state", "resolution", "changed_at")
 
 #: What fits into lines, by the full rules and by the scenario's.
 _SHOWN = ("code", "order_id", "account_id", "points_at_risk", "evidence")
@@ -155,7 +155,7 @@ def _meant(done: Reconciled) -> list[str]:
     between = [*([f"from {start}"] if start else []), *([f"until {end}"] if end else [])]
     if done.business_code is None:
         return [f"orders {' '.join(between)}, judged over all their transactions"] if between else []
-    default = " (the 24 hours before that, since --start does not say)" if done.is_default_start else ""
+    default = " (24 hours before now, since --start does not say)" if done.is_default_start else ""
     code = f"transactions of code {done.business_code!r}"
     return [f"the scenario's rules: orders and {code} {' '.join(between)}{default}"]
 
@@ -164,15 +164,49 @@ def _doubts(done: Reconciled) -> list[str]:
     """Return by name what nothing can be said of, and why no break was written."""
     found = done.found
     withheld = [f"nothing can be said of order {order_id}: {reason}" for order_id, reason in found.withheld.rows()]
-    parked = [
-        f"cannot read the order at partition {row['partition']}, offset {row['position']:,}"
-        f" ({row['order_id'] or 'of no known order'}): {row['reason']}"
-        for row in found.parked.iter_rows(named=True)
-    ]
+    parked = parked_order_lines(found.parked)
     rejected = [
         f"{count(said.rejected, 'row')} of {name} could not be read: see {said.rejects}"
         for name, said in done.files.items()
         if said.rejected
     ]
     unkept = [] if done.why_not_kept is None else [f"no break was written: {done.why_not_kept}"]
-    return [*rejected, *first_few(withheld, "orders"), *first_few(parked, "records"), *unkept]
+    named = [*first_few(withheld, "orders"), *first_few(parked, "records"), *first_few(_changed(found), "breaks")]
+    return [*_unread(found), *rejected, *named, *unkept]
+
+
+#: What brings a side up to date, by where it was read.
+_NEXT_STEPS = {"archive": "run `archive`", "topic": "run `publish`"}
+
+
+def _unread(found: Found) -> list[str]:
+    """Return which side was not read far enough, what that leaves open, and what only the future can tell."""
+    lines = []
+    for side, until, needed in found.unread:
+        source = found.certificate.source if found.certificate is not None else ""
+        next_step = "bring orders in again (`import orders`)"
+        if side == "ledger":
+            next_step = _NEXT_STEPS.get(source, "read it again")
+        how_far = "nobody knows until when" if until is None else f"only until {format_time(until)}"
+        wanted = "" if needed is None else f", and this needs it until {format_time(needed)}"
+        name = "the order side" if side == "orders" else f"the ledger's side ({source or 'a file'})"
+        lines.append(f"{name} was read {how_far}{wanted}: {next_step}, then `reconcile` again")
+    if overdue := found.overdue.height:
+        are = "mismatch is" if overdue == 1 else "mismatches are"
+        lines.append(
+            f"{overdue:,} pending {are} past the deadline by the clock, but not by what was read of both sides"
+        )
+    if found.ahead.height:
+        mismatches = count(found.ahead.height, "pending mismatch", "pending mismatches")
+        latest = format_time(max(found.ahead["latest_at"].to_list()))
+        lines.append(f"{mismatches} of orders with facts that are dated in the future, the last at {latest}")
+    return lines
+
+
+def _changed(found: Found) -> list[str]:
+    """Return the breaks that somebody decided about when they were about something else."""
+    return [
+        f"the facts of break {row['break']} changed after somebody decided ({row['resolution']}): {row['order_id']},"
+        f" {row['code']}; `breaks resolve` decides again"
+        for row in found.changed.iter_rows(named=True)
+    ]

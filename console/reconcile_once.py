@@ -50,6 +50,7 @@ class Options:
     business_code: str | None
     orders: str | None
     transactions: str | None
+    input_format: str | None
     map: Path | None
     source: str
     topic: str | None
@@ -59,27 +60,32 @@ class Options:
 
 
 class _FileReader(NamedTuple):
-    """Reads files, and gathers what is said of rows that are not good."""
+    """Reads files, and gathers what is said of rows that are not good; `format` is that of standard input."""
 
     run: Run
     mapping: Mapping
     now: datetime
+    format: str | None
     said: dict[str, FromFile]
 
     def ledger(self, file: str) -> LedgerSide:
         side, self.said["transactions"] = ledger_of_file(
-            FileSource(file), mapping=self.mapping, rejects=self._rejects(file), now=self.now
+            self._input(file), mapping=self.mapping, rejects=self._rejects("transactions", file), now=self.now
         )
         return side
 
     def orders(self, file: str) -> OrderSide:
         side, self.said["orders"] = orders_of_file(
-            FileSource(file), mapping=self.mapping, rejects=self._rejects(file), now=self.now
+            self._input(file), mapping=self.mapping, rejects=self._rejects("orders", file), now=self.now
         )
         return side
 
-    def _rejects(self, file: str) -> Path:
-        return self.run.reports / f"rejects-{name_of(file)}.csv"
+    def _input(self, file: str) -> FileSource:
+        return FileSource(file, self.format if file == "-" else None)
+
+    def _rejects(self, kind: str, file: str) -> Path:
+        # Neither the other side's nor an import's, which may read a file of the same name.
+        return self.run.reports / f"rejects-reconcile-{kind}-{name_of(file)}.csv"
 
 
 def reconcile_once(run: Run, options: Options) -> Answer:
@@ -88,7 +94,7 @@ def reconcile_once(run: Run, options: Options) -> Answer:
     now = run.now
     span = _span(run, options, now)
     asked = ask_for(business_code=options.business_code, span=span)
-    files = _FileReader(run, mapping_from(run, options.map), now, {})
+    files = _FileReader(run, mapping_from(run, options.map), now, options.input_format, {})
     with ExitStack() as stack:
         store = _store(run, options, stack)
         orders = files.orders(options.orders) if options.orders is not None else orders_of_ledger(_needed(store))
@@ -97,10 +103,10 @@ def reconcile_once(run: Run, options: Options) -> Answer:
             ledger = files.ledger(options.transactions)
         else:
             ledger = _ledger(run, options, store, asked, now)
-        found, why_not = _judged(run, options, ledger, orders, span), None
+        found, why_not = _judged(run, options, ledger, orders, span, now=now), None
         is_kept = options.business_code is None and not files.said
         if is_kept:
-            found, why_not = keep(_needed(store), found, now=now, is_newest=options.source == "store")
+            found, why_not = keep(_needed(store), found, now=now)
         done = Reconciled(
             found,
             span,
@@ -132,7 +138,11 @@ def _span(run: Run, options: Options, now: datetime) -> Range:
     end = None if options.end is None else run.moment(options.end, "--end")
     if options.business_code is not None:
         end = end or now
-        start = start or end - SCENARIO_RANGE
+        if start is None and end < now - SCENARIO_RANGE:
+            raise UsageError(
+                "--end is before the 24 hours that the scenario looks back from now", next_step="give --start too"
+            )
+        start = start or now - SCENARIO_RANGE
     if start is not None and end is not None and start > end:
         raise UsageError("--start is after --end, so no order is meant", next_step="exchange the two")
     return Range(start, end)
@@ -170,11 +180,11 @@ def _ledger(run: Run, options: Options, store: Store | None, asked: Asked, now: 
         return ledger_of_store(_needed(store), asked, now=now, progress=progress)
 
 
-def _judged(run: Run, options: Options, ledger: LedgerSide, orders: OrderSide, span: Range) -> Found:
-    if options.business_code is not None and span.start is not None and span.end is not None:
-        return reconcile_as_scenario(
-            ledger, orders, business_code=options.business_code, start=span.start, end=span.end
-        )
+def _judged(run: Run, options: Options, ledger: LedgerSide, orders: OrderSide, span: Range, *, now: datetime) -> Found:
     settings = run.settings.reconcile
     rules = Rules(grace_seconds=settings.grace_seconds, timing_seconds=settings.timing_seconds)
-    return reconcile(ledger, orders, rules=rules, span=span)
+    if options.business_code is not None and span.start is not None and span.end is not None:
+        return reconcile_as_scenario(
+            ledger, orders, business_code=options.business_code, start=span.start, end=span.end, rules=rules, now=now
+        )
+    return reconcile(ledger, orders, rules=rules, span=span, now=now)

@@ -73,9 +73,8 @@ def report_of(done: Reconciled, answer: Answer, store: Store | None, *, sides: S
 
 def _named(found: pl.DataFrame, state: str) -> pl.DataFrame:
     """Return what was found as breaks; of one that is not kept, `state` is what it would be."""
-    return found.with_columns(id="break", state=pl.col("state").fill_null(state), is_found=pl.lit(value=True)).drop(
-        "break", "latest_at"
-    )
+    named = found.with_columns(id="break", state=pl.col("state").fill_null(state), is_found=pl.lit(value=True))
+    return named.drop("break", "latest_at", "changed_at")
 
 
 def _ledger_id(done: Reconciled, store: Store | None, sides: Sides) -> str | None:

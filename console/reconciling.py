@@ -20,7 +20,7 @@ from consumers.break_reactions import BreakReactions
 from consumers.health import Health, application, serving
 from consumers.loop import Loop
 from consumers.metrics import LoopMetrics
-from consumers.reconciliation.judging import Judge
+from consumers.reconciliation.judging import Judge, Judged
 from consumers.reconciliation.ledger_side import OrderTransactions
 from consumers.reconciliation.read_until import StoreReading, TopicOfLedger, TopicOfOrders, high_ends
 from consumers.reconciliation.reconciling import Reconciling
@@ -43,7 +43,16 @@ if TYPE_CHECKING:
     from ledger.store import Store
     from replay.topic.client import Waiting
 
-__all__ = ["Around", "Ledger", "need_orders", "reconcile_for_ever", "reconciled_for_ever", "reconciliation", "waiting"]
+__all__ = [
+    "Around",
+    "Ledger",
+    "break_metrics",
+    "orders_source",
+    "reconcile_for_ever",
+    "reconciled_for_ever",
+    "reconciliation",
+    "waiting",
+]
 
 
 class Ledger(NamedTuple):
@@ -73,36 +82,68 @@ def reconcile_for_ever(run: Run, ledger: Ledger, *, rounds: int | None, listen: 
     around = Around(LoopMetrics(), Health(healthy_seconds=settings.healthy_seconds), log_to_stderr(), webhook)
     with ExitStack() as stack:
         store = stack.enter_context(run.ledger_with_events())
-        source = need_orders(store)
+        source = _need_orders(run, store)
         if listen is not None:
             address = stack.enter_context(serving(listen, application(around.metrics.registry, around.health)))
             around.log.info("listening", address=address)
         stack.enter_context(stopped_by_signals(stop, only_if=True))
-        task = stack.enter_context(reconciliation(run, store, ledger, source, around, rounds=rounds))
+        metrics = break_metrics(run, around)
+        task = stack.enter_context(reconciliation(run, store, ledger, source, around, metrics=metrics, rounds=rounds))
         Loop([task], metrics=around.metrics, health=around.health, log=around.log).run(stop.is_set)
         return reconciled_for_ever(run, store, task)
 
 
-def need_orders(store: Store) -> Source:
-    """Return where orders come from; UsageError where none ever came."""
+def orders_source(run: Run, store: Store) -> Source | None:
+    """Return where orders come from: as the ledger knows it, else the topic that is configured; None without either.
+
+    UsageError where the ledger has its orders from elsewhere than is configured.
+    """
     with store.snapshot() as connection:
-        source = orders.source(connection)
+        found = orders.source(connection)
+    topic = run.settings.reconcile.orders_topic
+    if topic is None:
+        return found
+    if found is not None and found.topic != topic:
+        known = "files" if found.topic is None else f"the topic {found.topic!r}"
+        raise UsageError(
+            f"the orders of this ledger come from {known}, and not from the topic {topic!r} that is configured",
+            where="[reconcile] orders_topic",
+            next_step=f"leave it away, or `import orders --from-topic {topic} --restart`: that forgets the others",
+        )
+    return found or orders.Source("topic", topic)
+
+
+def _need_orders(run: Run, store: Store) -> Source:
+    """Return where orders come from; UsageError where none ever came and no topic of them is configured."""
+    source = orders_source(run, store)
     if source is None:
         raise UsageError(
             "no order is known, so there is nothing to reconcile",
-            next_step="`import orders FILE` first, or `import orders --from-topic NAME`",
+            next_step="`import orders FILE` or `import orders --from-topic NAME` first, or set orders_topic under "
+            "[reconcile]",
         )
     return source
 
 
+def break_metrics(run: Run, around: Around) -> BreakMetrics:
+    """Return the metrics of breaks, which the loop has once."""
+    return BreakMetrics(around.metrics.registry, now=lambda: run.now)
+
+
 @contextmanager
 def reconciliation(
-    run: Run, store: Store, ledger: Ledger, source: Source, around: Around, *, rounds: int | None = None
+    run: Run,
+    store: Store,
+    ledger: Ledger,
+    source: Source,
+    around: Around,
+    *,
+    metrics: BreakMetrics,
+    rounds: int | None = None,
 ) -> Iterator[ReconciliationTask]:
     """Yield the task that reconciles the ledger with the orders of a source, and tells what it finds."""
     settings = run.settings.reconcile
     log, health = around.log, around.health
-    metrics = BreakMetrics(around.metrics.registry, now=lambda: run.now)
     reactions = BreakReactions(
         store,
         alert_after_seconds=settings.alert_after_seconds,
@@ -112,6 +153,12 @@ def reconciliation(
         now=lambda: run.now,
     )
     rules = Rules(grace_seconds=settings.grace_seconds, timing_seconds=settings.timing_seconds)
+
+    def told(judged: Judged) -> None:
+        if judged.is_anew:
+            log.info("the rules are not those of the last judgement: all orders are judged again", **rules._asdict())
+        reactions.judged(judged)
+
     with ExitStack() as stack:
         following = stack.enter_context(closing(_following(run, store, ledger, waiting("ledger", health, log))))
         topic = None
@@ -128,7 +175,7 @@ def reconciliation(
             Judge(store, rules, now=lambda: run.now),
             orders_topic=topic,
             readings=_readings(run, store, ledger, source, following),
-            told=reactions.judged,
+            told=told,
             now=lambda: run.now,
         )
         log.info("reconciling", orders=source.topic or source.kind, ledger=ledger.source)

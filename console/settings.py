@@ -54,7 +54,7 @@
     [reconcile]
     grace_seconds = 900                        # how long after its last fact an order may be out of order
     timing_seconds = 604800                    # how far payment and completion of an order may lie apart
-    orders_topic = "orders"                    # the topic of the orders
+    orders_topic = "orders"                    # the topic that `watch` and `reconcile --watch` read the orders from
     alert_after_seconds = 3600                 # how long a break may stay open before the webhook is told
 
 Options win over environment variables, and those over the file. Secrets belong into the environment or into a
@@ -74,7 +74,6 @@ import msgspec
 from schemas.errors import ConfigurationError
 
 __all__ = [
-    "DEFAULT_ORDERS_TOPIC",
     "DEFAULT_TOPIC",
     "FILE_NAME",
     "AlertSettings",
@@ -89,7 +88,6 @@ __all__ = [
 
 FILE_NAME = "ledger-replay.toml"
 DEFAULT_TOPIC = "ledger-events"
-DEFAULT_ORDERS_TOPIC = "orders"
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,12 +199,16 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ReconcileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[reconcile]`: when a mismatch of orders and ledger is a break, and when somebody is told of it."""
+    """The table `[reconcile]`: when a mismatch of orders and ledger is a break, and when somebody is told of it.
+
+    `orders_topic` is the topic that a reconciliation that never stops reads orders from; without it, it goes on with
+    where they came from first.
+    """
 
     grace_seconds: Annotated[float, msgspec.Meta(ge=0, le=31_536_000)] = 900.0
     timing_seconds: Annotated[float, msgspec.Meta(ge=0, le=315_360_000)] = 604_800.0
-    orders_topic: str = DEFAULT_ORDERS_TOPIC
-    alert_after_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3_600.0
+    orders_topic: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    alert_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=315_360_000)] = 3_600.0
 
 
 #: What a name of a header is made of.

@@ -13,17 +13,26 @@ from console.answer import Answer
 from console.drift_answers import watched_answer
 from console.live_tables import UnreadRows
 from console.log_lines import log_to_stderr
-from console.reconciling import Around, Ledger, reconciled_for_ever, reconciliation, waiting
+from console.reconciling import (
+    Around,
+    Ledger,
+    break_metrics,
+    orders_source,
+    reconciled_for_ever,
+    reconciliation,
+    waiting,
+)
 from console.run import Run
 from console.stopping import stopped_by_signals
 from consumers.health import Health, application, serving
 from consumers.loop import Loop
 from consumers.metrics import Metrics
 from consumers.reactions import Reactions
+from consumers.reconciliation_task import AwaitedReconciliation
 from consumers.shadow import LIVE_EVENTS, Following, StoreShadow
 from consumers.shadow_start import Start
 from consumers.watching import Watching
-from ledger import orders, read_model, shadows
+from ledger import read_model, shadows
 from ledger.order_transactions import FOLLOWER
 from replay.checkpoint import Checkpoints
 from replay.comparison.foreign import ForeignTable
@@ -99,7 +108,9 @@ def watch_drift(run: Run, watch: Watch, *, explain: bool = False) -> Answer:
         Loop(tasks, metrics=metrics, health=health, log=log).run(stop.is_set)
         live = "foreign" if watch.live else "read_model"
         answer = watched_answer(store, pair.name, watching.end(), live=live, explain=explain)
-        return answer if reconciling is None else _with_breaks(answer, reconciled_for_ever(run, store, reconciling))
+        if reconciling is None or reconciling.task is None:
+            return answer
+        return _with_breaks(answer, reconciled_for_ever(run, store, reconciling.task))
 
 
 @contextmanager
@@ -131,16 +142,24 @@ def _comparing(
         )
 
 
-def _reconciling(run: Run, store: Store, watch: Watch, around: Around, stack: ExitStack) -> ReconciliationTask | None:
-    """Return the task that reconciles, None where no order is known."""
-    with store.snapshot() as connection:
-        source, follower = orders.source(connection), shadows.find(connection, FOLLOWER)
-    if source is None:
-        around.log.info("no order is known, so nothing is reconciled")
-        return None
-    # A reconciliation that has begun goes on with what it follows, whatever the comparison does.
-    ledger = Ledger(watch.source, watch.topic) if follower is None else Ledger(follower.source, follower.topic)
-    return stack.enter_context(reconciliation(run, store, ledger, source, around))
+def _reconciling(run: Run, store: Store, watch: Watch, around: Around, stack: ExitStack) -> AwaitedReconciliation:
+    """Return the task that reconciles as soon as an order is known."""
+    metrics = break_metrics(run, around)
+
+    def begin() -> ReconciliationTask | None:
+        source = orders_source(run, store)
+        if source is None:
+            return None
+        with store.snapshot() as connection:
+            follower = shadows.find(connection, FOLLOWER)
+        # A reconciliation that has begun goes on with what it follows, whatever the comparison does.
+        ledger = Ledger(watch.source, watch.topic) if follower is None else Ledger(follower.source, follower.topic)
+        return stack.enter_context(reconciliation(run, store, ledger, source, around, metrics=metrics))
+
+    awaited = AwaitedReconciliation(begin, registry=around.metrics.registry, health=around.health, log=around.log)
+    # What is wrong with it must not be found out only in the loop.
+    awaited.look()
+    return awaited
 
 
 def _with_breaks(answer: Answer, found: Answer) -> Answer:

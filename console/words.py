@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from replay.certificate import Certificate, Damaged, Position
     from schemas import PoisonEvent
 
-__all__ = ["certificate_lines", "count", "damaged_lines", "first_few", "missing_lines", "position_text", "size"]
+__all__ = [
+    "certificate_lines",
+    "count",
+    "damaged_lines",
+    "first_few",
+    "missing_lines",
+    "parked_order_lines",
+    "position_text",
+    "size",
+]
 
 SHOWN_MAX = 10
 
@@ -43,6 +54,17 @@ def first_few(lines: Sequence[str], what: str) -> list[str]:
     """Return the first lines, and one that says how many more there are."""
     rest = len(lines) - SHOWN_MAX
     return [*lines[:SHOWN_MAX], *([f"... and {rest:,} more {what}: --json lists all"] if rest > 0 else [])]
+
+
+def parked_order_lines(parked: pl.DataFrame) -> list[str]:
+    """Return what is parked of orders (`ledger.orders.PARKED_SCHEMA`) as people read it."""
+    return [
+        f"a row of order {row['order_id']} was rejected: {row['reason']}"
+        if row["partition"] is None
+        else f"cannot read the order at partition {row['partition']}, offset {row['position']:,}"
+        f" ({row['order_id'] or 'of no known order'}): {row['reason']}"
+        for row in parked.iter_rows(named=True)
+    ]
 
 
 def position_text(position: Position) -> str:

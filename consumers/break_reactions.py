@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -72,7 +72,7 @@ class BreakReactions:
         with self._store.snapshot() as connection:
             counts = break_rows.counts(connection)
             oldest_at = break_rows.oldest_opened_at(connection)
-            too_long = break_rows.standing_since(connection, now - self._alert_after)
+            too_long = break_rows.standing_since(connection, self._before(now))
             withheld, parked = break_rows.doubts(connection)
             open_ = incidents.current(connection, COMPARISON)
         self._metrics.counted(counts, None if oldest_at is None else datetime.fromisoformat(oldest_at))
@@ -92,7 +92,7 @@ class BreakReactions:
     def _begin(self, now: datetime) -> None:
         """Note how many have been open for too long, and tell it if that is new."""
         with self._store.writing() as connection:
-            too_long = break_rows.standing_since(connection, now - self._alert_after)
+            too_long = break_rows.standing_since(connection, self._before(now))
             begun = incidents.begun(connection, COMPARISON, too_long, now=format_time(now))
         if begun is not None:
             self._log.warning("breaks stay open", incident=begun.id, breaks=begun.drifted)
@@ -100,13 +100,19 @@ class BreakReactions:
 
     def _end(self, now: datetime) -> None:
         with self._store.writing() as connection:
-            if break_rows.standing_since(connection, now - self._alert_after):
+            if break_rows.standing_since(connection, self._before(now)):
                 return
             healed = incidents.healed(connection, COMPARISON, now=format_time(now))
         if healed is not None:
             opened_at, most = healed.opened_at, healed.drifted
             self._log.info("no break stays open any more", incident=healed.id, opened_at=opened_at, breaks=most)
             self._alert()
+
+    def _before(self, now: datetime) -> datetime:
+        """Return the moment since when what stands has stood for too long."""
+        # A clock may be set to any moment that there is.
+        since_first = now - datetime.min.replace(tzinfo=UTC)
+        return now - min(self._alert_after, since_first)
 
     def _each(self, say: Callable[..., object], event: str, found: pl.DataFrame, *names: str) -> None:
         shown = ("id", "order_id", "code", "account_id", *names)

@@ -40,6 +40,7 @@ class Health:
         self._stepped_at = clock()
         self._not_ready: str | None = "the shadow has not caught up yet"
         self._waits_for: dict[str, str] = {}
+        self._note: str | None = None
 
     def stepped(self) -> None:
         """Take note that the loop moves, if only to wait for something."""
@@ -54,6 +55,15 @@ class Health:
         # Other threads read it meanwhile, so it is made anew.
         others = {name: reason for name, reason in self._waits_for.items() if name != source}
         self._waits_for = others if why is None else {**others, source: why}
+
+    def note(self, words: str | None) -> None:
+        """Take note of what whoever asks for readiness is told beside it, None for nothing."""
+        self._note = words
+
+    @property
+    def notes(self) -> list[str]:
+        """What is told beside readiness."""
+        return [] if self._note is None else [self._note]
 
     @property
     def why_unhealthy(self) -> str | None:
@@ -78,16 +88,17 @@ def application(registry: CollectorRegistry, health: Health) -> WSGIApplication:
         if path == "/healthz":
             return _says(health.why_unhealthy, start_response)
         if path == "/readyz":
-            return _says(health.why_not_ready, start_response)
+            return _says(health.why_not_ready, start_response, health.notes)
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"there are /metrics, /healthz and /readyz\n"]
 
     return answer
 
 
-def _says(why_not: str | None, start_response: StartResponse) -> Iterable[bytes]:
+def _says(why_not: str | None, start_response: StartResponse, notes: list[str] | None = None) -> Iterable[bytes]:
     start_response("200 OK" if why_not is None else "503 Service Unavailable", [("Content-Type", "application/json")])
-    return [msgspec.json.encode({"ok": why_not is None, "why_not": why_not}) + b"\n"]
+    told = {"ok": why_not is None, "why_not": why_not, **({"notes": notes} if notes else {})}
+    return [msgspec.json.encode(told) + b"\n"]
 
 
 @contextmanager

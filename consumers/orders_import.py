@@ -10,6 +10,7 @@ from datetime import datetime
 
 from consumers.orders_topic import OrdersStep, OrdersTopic
 from consumers.reconciliation.read_until import ReadUntil, TopicOfOrders, high_ends
+from ledger.orders import Source
 from ledger.store import Store
 from replay.engine import Progress
 from replay.topic.client import Waiting
@@ -29,6 +30,7 @@ class TakenOrders:
 
     `conflicts` of these say a version in another way than is known. `parked` lists the first records that are no event.
     `offsets` is where reading ended by partition, `held_back` how many offsets of it an open transaction holds back.
+    `replaced` is where the orders came from before that a restart has forgotten, None where it was this topic.
     """
 
     imported: int = 0
@@ -38,6 +40,7 @@ class TakenOrders:
     parked: list[PoisonOrder] = field(default_factory=list)
     offsets: dict[int, int] = field(default_factory=dict)
     held_back: int = 0
+    replaced: Source | None = None
 
     @property
     def rejected(self) -> int:
@@ -80,6 +83,7 @@ def import_orders_from_topic(
     """
     taken = TakenOrders()
     with closing(OrdersTopic(store, connection, topic, restart=restart, waiting=waiting)) as reading:
+        taken.replaced = reading.replaced
         until = ReadUntil(store, TopicOfOrders(topic, high_ends(connection)), now=now)
         # The ends are looked at before anything is read, so that they count once it was.
         is_noted = until.step()

@@ -60,10 +60,10 @@ class OrdersStep(NamedTuple):
 class OrdersTopic:
     """Reads the topic of orders from where the ledger has it, or from its beginning.
 
-    `restart` forgets all that the topic said before. A step takes up to `batch_records` of all partitions that the
-    group gives to this instance, and waits up to `poll_seconds` where there is nothing; `waiting` is told why the
-    brokers keep it waiting, and an empty text when it goes on. `at` is called by the name of each place between read
-    and commit.
+    `restart` forgets all that the topic said before, or what came from elsewhere (`replaced`). A step takes up to
+    `batch_records` of all partitions that the group gives to this instance, and waits up to `poll_seconds` where there
+    is nothing; `waiting` is told why the brokers keep it waiting, and an empty text when it goes on. `at` is called by
+    the name of each place between read and commit.
 
     Raises:
         UsageError: there is no such topic.
@@ -94,6 +94,8 @@ class OrdersTopic:
         self._at = at
         self._is_waiting = False
         self._topic = topic_named(connection, topic, next_step="check the name of the topic of orders")
+        #: Where the orders came from that a restart has forgotten, None where that was this topic too.
+        self.replaced: Source | None = None
         self._positions = self._begin(restart=restart)
         self._looked_at = time.monotonic()
         self._is_level = False
@@ -143,8 +145,10 @@ class OrdersTopic:
         with self._store.writing() as session:
             orders.lock(session)
             found = orders.source(session)
-            if restart and found is not None and (found.kind, found.topic) == ("topic", self._topic.name):
+            if restart and found is not None:
                 orders.forget(session)
+                if (found.kind, found.topic) != ("topic", self._topic.name):
+                    self.replaced = found
                 found = None
             _refuse_other(found, self.source)
             positions = dict.fromkeys(self._topic.partitions, 0) | orders.positions(session)

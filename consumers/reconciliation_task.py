@@ -6,14 +6,19 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+from prometheus_client import CollectorRegistry, Gauge
+
 from consumers.break_metrics import BreakMetrics
 from consumers.break_reactions import LOOK_SECONDS, BreakReactions
+from consumers.health import Health
+from consumers.metrics import PREFIX
 from consumers.reactions import Log
 from consumers.reconciliation.reconciling import Reconciling, Standing
 
-__all__ = ["ReconciliationTask"]
+__all__ = ["AwaitedReconciliation", "ReconciliationTask"]
 
 _NOT_READY = "the reconciliation has not read both sides to their ends yet"
+_NO_ORDERS = "no order is known, so nothing is reconciled"
 
 
 class ReconciliationTask:
@@ -84,10 +89,12 @@ class ReconciliationTask:
         for side, step in (("orders", standing.orders), ("ledger", standing.ledger)):
             if step is not None:
                 self._metrics.lag_events.labels(side).set(getattr(step, "lag_events", 0))
-        # What was read and judged at one look was also swept by the step between that and the next one.
         was_read, self._is_read = self._is_read, self._is_whole(standing)
         if was_read and self._is_read:
             self._end_round(standing)
+        elif self._is_read:
+            # What was judged by now opens once both sides were read past that.
+            self._began_at = self._now()
 
     def _is_whole(self, standing: Standing) -> bool:
         sides = [standing.ledger_until]
@@ -109,3 +116,64 @@ class ReconciliationTask:
                 withheld=standing.withheld,
                 parked_accounts=standing.parked_accounts,
             )
+
+
+class AwaitedReconciliation:
+    """A task of the loop that is the reconciliation once an order is known, and looks for one every `look_seconds`.
+
+    `begin` gives the reconciliation, None where no order is known. What runs beside it can be relied on meanwhile; that
+    nothing is reconciled is a log line, a note of /readyz and a metric.
+    """
+
+    name = "reconciliation"
+
+    def __init__(
+        self,
+        begin: Callable[[], ReconciliationTask | None],
+        *,
+        registry: CollectorRegistry,
+        health: Health,
+        log: Log,
+        look_seconds: float = LOOK_SECONDS,
+    ) -> None:
+        self._begin = begin
+        self._health = health
+        self._log = log
+        self._look_seconds = look_seconds
+        self._looked_at: float | None = None
+        documentation = "1 while orders are reconciled; 0 before the first order is known."
+        self._reconciling = Gauge("reconciling", documentation, namespace=PREFIX, registry=registry)
+        #: The reconciliation, None before it has begun.
+        self.task: ReconciliationTask | None = None
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """Why nobody should rely on the reconciliation that has begun yet; None before that, and where they can."""
+        return None if self.task is None else self.task.why_not_ready
+
+    def look(self) -> None:
+        """Begin if an order is known. Errors are those of `begin`."""
+        is_first = self._looked_at is None
+        self._looked_at = time.monotonic()
+        self.task = self._begin()
+        self._reconciling.set(0 if self.task is None else 1)
+        self._health.note(_NO_ORDERS if self.task is None else None)
+        if self.task is None and is_first:
+            self._log.info(_NO_ORDERS)
+
+    def step(self) -> bool:
+        """Do a step of the reconciliation, or look whether it can begin, if it is time."""
+        if self.task is None and (self._looked_at is None or time.monotonic() >= self._looked_at + self._look_seconds):
+            self.look()
+        return False if self.task is None else self.task.step()
+
+    def has_answered(self) -> bool:
+        """Say yes: a step asks all that there is."""
+        return True
+
+    def is_done(self) -> bool:
+        """Say whether the reconciliation is done; what has not begun is not."""
+        return self.task is not None and self.task.is_done()
+
+    def let_go(self) -> None:
+        """Do nothing: whatever failed is opened anew by whoever needs it."""

@@ -15,12 +15,13 @@ import polars as pl
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from ledger import bulk
-from ledger.tables import BREAK_HISTORY, BREAKS, ORDERS_PARKED, ORDERS_WITHHELD
+from ledger.tables import BREAK_HISTORY, BREAKS, ORDERS_PARKED, ORDERS_TOUCHED, ORDERS_WITHHELD
 from schemas import format_time
 
 __all__ = [
     "AGES",
     "BREAK_SCHEMA",
+    "BY_HAND",
     "HISTORY_SCHEMA",
     "NOT_RESOLVED",
     "STANDING",
@@ -44,12 +45,15 @@ __all__ = [
     "standing_since",
     "stored",
     "total",
+    "waiting",
     "withheld",
 ]
 
 State = Literal["pending", "open", "resolved", "reopened"]
 Resolution = Literal["late", "manual", "accepted"]
 
+#: Decisions of a person, which the machine never undoes.
+BY_HAND: tuple[Resolution, ...] = ("manual", "accepted")
 #: States in which a break stands, past its deadline and nobody has decided about it.
 STANDING: tuple[State, ...] = ("open", "reopened")
 #: All but those that are resolved.
@@ -223,15 +227,24 @@ def standing_since(connection: Connection, moment: datetime) -> int:
     return found
 
 
-def is_empty(connection: Connection) -> bool:
-    """Say whether there never was a break that is known still."""
-    return connection.execute(select(_B.id).limit(1)).first() is None
+def is_empty(connection: Connection, selection: Selection = Selection()) -> bool:
+    """Say whether no break that is known still is among those that are meant."""
+    return connection.execute(select(_B.id).where(*_conditions(selection)).limit(1)).first() is None
 
 
-def changed_since_decided(connection: Connection) -> int:
-    """Return how many breaks say something else by now than when somebody resolved them."""
-    is_changed = (_B.state == "resolved") & (_B.changed_at > _B.resolved_at)
-    found: int = connection.execute(select(func.count()).where(is_changed)).scalar_one()
+def changed_since_decided(connection: Connection, selection: Selection = Selection()) -> list[int]:
+    """Return the ids of breaks that are found still, but say something else than when somebody resolved them."""
+    is_changed = (_B.state == "resolved") & _B.resolution.in_(BY_HAND) & _B.changed_at.is_not(None)
+    statement = select(_B.id).where(is_changed, _B.is_found == 1, *_conditions(selection)).order_by(_B.id)
+    return list(connection.execute(statement).scalars())
+
+
+def waiting(connection: Connection, order_id: str | None = None) -> int:
+    """Return how many orders wait to be judged again, or whether one does (1)."""
+    statement = select(func.count()).select_from(ORDERS_TOUCHED)
+    if order_id is not None:
+        statement = statement.where(ORDERS_TOUCHED.c.order_id == order_id)
+    found: int = connection.execute(statement).scalar_one()
     return found
 
 

@@ -4,16 +4,18 @@
                    │          └────────> resolved manual, or accepted: by a person
                    └──> (gone)           what is in order before its deadline never was a break
 
-A pending one waits until both sides were read past its deadline (`until`, the earlier of the two). What a person
-decided the machine never undoes: it only notes that the facts changed. Each change is a row of `ledger_break_history`.
-All functions work inside the caller's write transaction, which has begun with `ledger.orders.lock`, so that two
-judges never both see that something is new.
+A pending one waits until both sides were read past its deadline (`until`, the earlier of the two). The deadline is the
+latest fact and the time of grace, but no earlier than the judgement that first found these facts, since facts that are
+dated long ago may have come before what answers them was read; and no later than that judgement and the time of grace,
+since a fact may be dated in any year. What a person decided the machine never undoes: it only notes that the facts
+changed. Each change is a row of `ledger_break_history`.
+All functions work inside the caller's write transaction, begun with `ledger.orders.lock`, so judges are serial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -21,8 +23,10 @@ import polars as pl
 from sqlalchemy import Connection, delete, func, or_, select
 
 from ledger import bulk, orders
+from ledger.break_deadlines import Turn, as_text
 from ledger.break_rows import (
     BREAK_SCHEMA,
+    BY_HAND,
     HISTORY_SCHEMA,
     NOT_RESOLVED,
     STANDING,
@@ -34,7 +38,7 @@ from ledger.break_rows import (
     listed,
     stored,
 )
-from ledger.tables import BREAK_HISTORY, BREAKS, ORDERS_WITHHELD
+from ledger.tables import BREAK_HISTORY, BREAKS, ORDERS_TOUCHED, ORDERS_WITHHELD
 from schemas import format_time
 from schemas.errors import RefusedError, UsageError
 
@@ -92,6 +96,9 @@ def apply(
     *,
     until: datetime | None,
     now: datetime,
+    grace_seconds: float,
+    judged_at: datetime | None = None,
+    noticed_until: datetime | None = None,
     by: str = MACHINE,
 ) -> Changes:
     """Bring the breaks of some orders up to date with what judging them found, and return what that changed.
@@ -99,20 +106,39 @@ def apply(
     `found` (`FOUND_SCHEMA`) has a row an order and code; `of` are all the orders that were judged, None for every one
     there is: whatever a break of theirs says and is not among `found` is over. Orders that are withheld are not among
     them. `until` is the moment up to which both sides were read, None where one never was: then nothing opens.
+
+    No deadline of new facts is before `judged_at` (default: `now`), nor later than `now` and `grace_seconds`. Whoever
+    judges a side as it was at a moment gives that. What was noticed after `noticed_until` waits whatever its deadline.
     """
     before = stored(connection, order_ids=None if of is None else of.to_list())
-    return _write(connection, before, _as_stored(found), _Turn(until, now, by))
+    turn = Turn(until, now, by, noticed_until, timedelta(seconds=grace_seconds), judged_at or now)
+    return _write(connection, before, _as_stored(found), turn)
 
 
-def sweep(connection: Connection, *, until: datetime | None, now: datetime, by: str = MACHINE) -> Changes:
-    """Open whatever waits and whose deadline has passed, but for orders that are withheld, and return it."""
+def sweep(
+    connection: Connection,
+    *,
+    until: datetime | None,
+    now: datetime,
+    noticed_until: datetime | None = None,
+    by: str = MACHINE,
+) -> Changes:
+    """Open whatever waits and whose deadline has passed, and return it.
+
+    Orders that are withheld are left out, and those that are touched: they may have righted themselves. What was
+    noticed after `noticed_until` waits still.
+    """
     if until is None:
         return Changes(_NONE, _NONE, _NONE, _NONE, pending=0, gone=0)
     is_late = (_B.state == "resolved") & (_B.resolution == "late") & (_B.is_found == 1)
     is_withheld = select(ORDERS_WITHHELD.c.order_id).where(ORDERS_WITHHELD.c.order_id == _B.order_id).exists()
-    due = or_(_B.state == "pending", is_late) & (_B.deadline_at <= format_time(until)) & ~is_withheld
+    is_touched = select(ORDERS_TOUCHED.c.order_id).where(ORDERS_TOUCHED.c.order_id == _B.order_id).exists()
+    waits = or_(_B.state == "pending", is_late)
+    due = waits & (_B.deadline_at <= format_time(until)) & ~is_withheld & ~is_touched
+    if noticed_until is not None:
+        due &= _B.noticed_at <= format_time(noticed_until)
     before = bulk.select_rows(connection, select(*(_B[name] for name in STORED_SCHEMA)).where(due), STORED_SCHEMA)
-    return _write(connection, before, before.select(FOUND_SCHEMA.names()), _Turn(until, now, by))
+    return _write(connection, before, before.select(FOUND_SCHEMA.names()), Turn(until, now, by, noticed_until))
 
 
 def withhold(connection: Connection, order_ids: Sequence[str]) -> int:
@@ -120,7 +146,8 @@ def withhold(connection: Connection, order_ids: Sequence[str]) -> int:
 
     What is open stays so, since nobody knows that it is over. Judged again, what is wrong with them is found again.
     """
-    gone = stored(connection, Selection(states=("pending",)), order_ids=order_ids)["id"].to_list()
+    waiting = stored(connection, Selection(states=("pending",)), order_ids=order_ids)["id"].to_list()
+    gone = sorted(set(waiting) - set(_told(connection, waiting)))
     _forget(connection, gone)
     return len(gone)
 
@@ -130,18 +157,24 @@ def resolve(
 ) -> pl.DataFrame:
     """Resolve breaks by hand (`manual` or `accepted`), all or none, and return them as they are then.
 
-    UsageError for an id that there is none of, RefusedError for a break that is resolved already.
+    That includes what was resolved by hand and whose facts changed since. UsageError for an id that there is none of,
+    RefusedError for any other break that is resolved already.
     """
     before = _known(connection, ids)
-    for row in before.filter(pl.col("state") == "resolved").iter_rows(named=True):
+    is_refused = (pl.col("state") == "resolved") & ~(
+        pl.col("resolution").is_in(BY_HAND) & pl.col("changed_at").is_not_null()
+    )
+    for row in before.filter(is_refused).iter_rows(named=True):
         raise RefusedError(
             f"break {row['id']} is resolved already: {row['resolution']}",
             where=f"order {row['order_id']}, {row['code']}",
             next_step="look at `breaks show`; `breaks reopen` takes a decision back",
         )
-    at = pl.lit(format_time(now))
     after = before.with_columns(
-        pl.lit("resolved").alias("state"), pl.lit(resolution).alias("resolution"), at.alias("resolved_at")
+        pl.lit("resolved").alias("state"),
+        pl.lit(resolution).alias("resolution"),
+        pl.lit(format_time(now)).alias("resolved_at"),
+        _NO_TEXT.alias("changed_at"),
     )
     return _decide(connection, before, after, by=by, why=why, now=now)
 
@@ -149,10 +182,13 @@ def resolve(
 def reopen(connection: Connection, ids: Sequence[int], *, by: str, why: str, now: datetime) -> pl.DataFrame:
     """Reopen resolved breaks by hand, all or none, and return them as they are then.
 
-    UsageError for an id that there is none of, RefusedError for a break that is not resolved, or that the facts do not
-    give any more.
+    One that was pending when it was resolved is pending again while its deadline is ahead. UsageError for an id that
+    there is none of, RefusedError for a break that is not resolved, or that the facts do not give any more.
     """
     before = _known(connection, ids)
+    until = orders.read_until(connection).both_at
+    is_ahead = pl.lit(value=True) if until is None else pl.col("deadline_at") > format_time(until)
+    waits = pl.col("opened_at").is_null() & is_ahead
     for row in before.iter_rows(named=True):
         if row["state"] == "resolved" and row["is_found"]:
             continue
@@ -163,20 +199,11 @@ def reopen(connection: Connection, ids: Sequence[int], *, by: str, why: str, now
             next_step="only what is resolved and still wrong can be; `breaks show` tells what happened",
         )
     after = before.with_columns(
-        pl.lit("reopened").alias("state"),
-        pl.lit(None, pl.String()).alias("resolution"),
-        pl.lit(None, pl.String()).alias("resolved_at"),
-        pl.lit(format_time(now)).alias("opened_at"),
+        pl.when(waits).then(pl.lit("pending")).otherwise(pl.lit("reopened")).alias("state"),
+        *(_NO_TEXT.alias(name) for name in ("resolution", "resolved_at", "changed_at")),
+        pl.when(~waits).then(pl.lit(format_time(now))).alias("opened_at"),
     )
     return _decide(connection, before, after, by=by, why=why, now=now)
-
-
-class _Turn(NamedTuple):
-    """One look: up to when both sides were read, when it is, and who looks."""
-
-    until: datetime | None
-    now: datetime
-    by: str
 
 
 _B, _H = BREAKS.c, BREAK_HISTORY.c
@@ -199,9 +226,8 @@ _SAYS = [name for name in FOUND_SCHEMA if name not in _KEY]
 
 _NO_TEXT = pl.lit(None, pl.String())
 _IS_FOUND = pl.col("is_found") == 1
-_IS_NEW = pl.col("old_id").is_null()
 _IS_TURNED = pl.col("state").ne_missing(pl.col("old_state"))
-_IS_DECIDED = pl.col("old_resolution").is_in(["manual", "accepted"]).fill_null(False)
+_IS_DECIDED = pl.col("old_resolution").is_in(BY_HAND).fill_null(value=False)
 _IS_CHANGED = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"old_{name}")) for name in _FACTS)
 
 
@@ -209,15 +235,15 @@ def _as_stored(found: pl.DataFrame) -> pl.DataFrame:
     """Return what was found with the columns as the table has them."""
     lists = [msgspec.json.encode(ids or []).decode() for ids in found["transactions"].to_list()]
     return found.select(FOUND_SCHEMA.names()).with_columns(
-        pl.col(pl.Datetime).dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ"), pl.Series("transactions", lists, pl.String)
+        as_text(pl.col(pl.Datetime)), pl.Series("transactions", lists, pl.String)
     )
 
 
-def _write(connection: Connection, before: pl.DataFrame, found: pl.DataFrame, turn: _Turn) -> Changes:
+def _write(connection: Connection, before: pl.DataFrame, found: pl.DataFrame, turn: Turn) -> Changes:
     """Write what becomes of the breaks `before`, where all that is wrong now is `found`, and return it."""
-    turned = _turned(before, found, turn)
-    gone = turned.filter(pl.col("state").is_null())
-    _forget(connection, gone["id"].to_list())
+    turned = _kept_if_told(connection, _turned(before, found, turn), turn)
+    gone = turned.filter(pl.col("state").is_null())["id"].to_list()
+    _forget(connection, gone)
     is_other = pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"old_{name}")) for name in ("is_found", *_SAYS))
     kept = turned.filter(pl.col("state").is_not_null() & (_IS_TURNED | is_other))
     rows = kept.select(STORED_SCHEMA.names())
@@ -236,23 +262,29 @@ def _write(connection: Connection, before: pl.DataFrame, found: pl.DataFrame, tu
         resolved=told.filter((state == "resolved") & ~is_decided).drop("is_decided"),
         changed=told.filter(is_decided).drop("is_decided"),
         pending=noted.filter(state == "pending").height,
-        gone=gone.height,
+        gone=len(gone),
     )
 
 
-def _turned(before: pl.DataFrame, found: pl.DataFrame, turn: _Turn) -> pl.DataFrame:
+def _turned(before: pl.DataFrame, found: pl.DataFrame, turn: Turn) -> pl.DataFrame:
     """Return the rows after a look, with those before it under `old_`; `state` is null where one is gone."""
     now = pl.lit(format_time(turn.now))
-    is_past = pl.lit(False) if turn.until is None else pl.col("deadline_at") <= format_time(turn.until)
     old = before.rename({name: f"old_{name}" for name in before.columns if name not in _KEY})
     both = old.join(found.with_columns(is_found=pl.lit(1, pl.Int64)), on=_KEY, how="full", coalesce=True)
     known = both.with_columns(
         pl.col("old_id").alias("id"),
         pl.col("is_found").fill_null(0),
         *(pl.when(_IS_FOUND).then(name).otherwise(f"old_{name}").alias(name) for name in _SAYS),
-        pl.col("old_noticed_at").fill_null(now).alias("noticed_at"),
     )
-    turned = known.with_columns(_state_after(is_past).alias("state"))
+    was_found = (pl.col("old_is_found") == 1).fill_null(value=False)
+    is_kept = ~_IS_FOUND | (was_found & ~_IS_CHANGED & turn.is_kept)
+    # Nobody waits for what stands or is decided.
+    waits = ~pl.col("old_state").is_in(STANDING).fill_null(value=False) & ~_IS_DECIDED
+    dated = known.with_columns(
+        pl.when(is_kept).then(turn.kept_deadline_at).otherwise(turn.deadline_at).alias("deadline_at"),
+        pl.when(~is_kept & waits).then(now).otherwise("old_noticed_at").alias("noticed_at"),
+    )
+    turned = dated.with_columns(_state_after(turn.is_past).alias("state"))
     is_standing, is_resolved = pl.col("state").is_in(STANDING), pl.col("state") == "resolved"
     return turned.with_columns(
         pl.when(is_resolved).then(pl.col("old_resolution").fill_null("late")).alias("resolution"),
@@ -260,6 +292,25 @@ def _turned(before: pl.DataFrame, found: pl.DataFrame, turn: _Turn) -> pl.DataFr
         pl.when(_IS_TURNED & is_standing).then(now).otherwise("old_opened_at").alias("opened_at"),
         pl.when(_IS_DECIDED & _IS_CHANGED).then(now).otherwise("old_changed_at").alias("changed_at"),
     )
+
+
+def _kept_if_told(connection: Connection, turned: pl.DataFrame, turn: Turn) -> pl.DataFrame:
+    """Return the same, with what would be gone resolved late where somebody once decided about it: a reason stays."""
+    gone = turned.filter(pl.col("state").is_null())["id"].to_list()
+    if not gone:
+        return turned
+    is_told = pl.col("state").is_null() & pl.col("id").is_in(_told(connection, gone))
+    return turned.with_columns(
+        pl.when(is_told).then(pl.lit(text)).otherwise(name).alias(name)
+        for name, text in (("state", "resolved"), ("resolution", "late"), ("resolved_at", format_time(turn.now)))
+    )
+
+
+def _told(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Return which of some breaks that wait have a history that is more than that they were found."""
+    statement = select(_H.break_id).where(_H.number == 2)
+    found = bulk.select_rows(connection, statement, {"break_id": pl.Int64()}, key=_H.break_id, keys=ids)
+    return found["break_id"].to_list()
 
 
 def _state_after(is_past: pl.Expr) -> pl.Expr:

@@ -5,7 +5,10 @@ All functions work inside the caller's transaction. Whoever writes here takes th
 before this one. Every order of which a fact was written is touched in the same transaction: it has to be judged again.
 
 Which of several events of one version came first must not matter. The table keeps the one whose content sorts first;
-the others are parked at their places, so their order is withheld. Of copies the earliest place is kept.
+the others are parked at their places, so their order is withheld. Of copies the earliest place is kept. A record that
+cannot be read says nothing any more once a good event of its order and version is there, before or after it.
+
+A row of a file that was rejected is parked too, without a place, until a later good row of its order comes.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import polars as pl
-from sqlalchemy import Connection, delete, func, insert, select, text, tuple_, update
+from sqlalchemy import Connection, delete, func, insert, select, text, true, update
 
-from ledger import bulk
+from ledger import bulk, parked_orders
+from ledger.parked_orders import CONFLICT_SCHEMA, PARKED_SCHEMA, conflicts, parked
 from ledger.tables import (
     BREAKS,
     ORDER_EVENTS,
@@ -45,6 +49,8 @@ __all__ = [
     "advance",
     "conflicts",
     "events",
+    "facts_count",
+    "fill_accounts",
     "forget",
     "lock",
     "of_accounts",
@@ -52,6 +58,7 @@ __all__ = [
     "parked",
     "positions",
     "read_until",
+    "replace_rejected",
     "set_read_until",
     "set_source",
     "source",
@@ -61,20 +68,6 @@ __all__ = [
     "touched_count",
     "untouch",
 ]
-
-#: A record that is no event of an order, or not the one of its version: where it is and why.
-PARKED_SCHEMA = pl.Schema(
-    {
-        "partition": pl.Int64(),
-        "position": pl.Int64(),
-        "order_id": pl.String(),
-        "version": pl.Int64(),
-        "reason": pl.String(),
-    }
-)
-
-#: An order of which nothing can be said, for what is parked of it.
-CONFLICT_SCHEMA = pl.Schema({"order_id": pl.String(), "reason": pl.String()})
 
 Side = Literal["orders", "ledger"]
 
@@ -141,10 +134,14 @@ def read_until(connection: Connection) -> ReadUntil:
     return ReadUntil(None, None) if row is None else ReadUntil(*map(_moment, row))
 
 
-def set_read_until(connection: Connection, side: Side, at: datetime) -> None:
-    """Note that all was read of a side that was there at a moment; the caller holds the lock. It never goes back."""
+def set_read_until(connection: Connection, side: Side, at: datetime, *, may_go_back: bool = False) -> None:
+    """Note that all was read of a side that was there at a moment; the caller holds the lock.
+
+    It never goes back, unless it may: a person who says a moment may correct it.
+    """
     column, moment = RECONCILIATION.c[_UNTIL[side]], format_time(at)
-    connection.execute(update(RECONCILIATION).where(column.is_(None) | (column < moment)).values({column: moment}))
+    is_later = true() if may_go_back else column.is_(None) | (column < moment)
+    connection.execute(update(RECONCILIATION).where(is_later).values({column: moment}))
 
 
 def add_events(connection: Connection, events: pl.DataFrame) -> Added:
@@ -160,24 +157,53 @@ def add_events(connection: Connection, events: pl.DataFrame) -> Added:
     _park_others(connection, others)
     changed = kept.join(known, on=ORDER_SCHEMA.names(), how="anti", nulls_equal=True)
     bulk.upsert_rows(connection, ORDER_EVENTS, _stored(changed))
+    parked_orders.release(connection, changed)
     touch(connection, pl.concat([changed["order_id"], others["order_id"]]).unique().to_list())
     unknown = copies.join(known, on=_CONTENT, how="anti", nulls_equal=True)
     new = kept.join(known, on=_KEY, how="anti").height
     return Added(new, events.height - unknown.height, unknown.height - new)
 
 
+def fill_accounts(connection: Connection, events: pl.DataFrame) -> None:
+    """Put known events (`ORDER_SCHEMA`) in their places again, with an account that they were known without.
+
+    The caller holds the lock; their orders are touched.
+    """
+    bulk.upsert_rows(connection, ORDER_EVENTS, _stored(events))
+    touch(connection, events["order_id"].to_list())
+
+
 def add_parked(connection: Connection, poison: Iterable[PoisonOrder]) -> None:
-    """Keep records that are no event, and touch the orders that they name; the caller holds the lock."""
+    """Keep records that are no event, unless one of their order and version is known; the caller holds the lock.
+
+    The orders that they name are touched.
+    """
     rows = pl.DataFrame([msgspec.structs.asdict(each) for each in poison], schema=PARKED_SCHEMA, orient="row")
     # A reason may quote what a record says, and not every database takes each text.
     cleaned = rows.with_columns(pl.col("reason").str.replace_all("\0", "\\0", literal=True))
-    bulk.upsert_rows(connection, ORDERS_PARKED, cleaned)
-    touch(connection, rows["order_id"].drop_nulls().unique().to_list())
+    named = rows["order_id"].drop_nulls().unique().to_list()
+    known = _events(connection, named)
+    parked_orders.keep(connection, cleaned.join(known, on=_KEY, how="anti"))
+    touch(connection, named)
+
+
+def replace_rejected(connection: Connection, order_ids: Sequence[str], rejected: pl.DataFrame) -> None:
+    """Forget which rows of files were rejected of some orders, and note which are now: `order_id`, `reason`.
+
+    The caller holds the lock; orders of which that changed are touched.
+    """
+    touch(connection, parked_orders.replace_rejected(connection, order_ids, rejected))
 
 
 def events(connection: Connection, order_ids: Sequence[str] | None = None) -> pl.DataFrame:
     """Return events (`ORDER_SCHEMA`) of some orders or all, each (order_id, version) once, by these in order."""
     return _events(connection, order_ids).sort(_KEY)
+
+
+def facts_count(connection: Connection) -> tuple[int, ...]:
+    """Return how many facts of orders are known, by kind, those that cannot be read too: another one is other facts."""
+    columns = (func.count(), func.count(ORDER_EVENTS.c.account_id))
+    return *connection.execute(select(*columns).select_from(ORDER_EVENTS)).one(), *parked_orders.counts(connection)
 
 
 def of_accounts(connection: Connection, account_ids: Sequence[str]) -> list[str]:
@@ -186,20 +212,6 @@ def of_accounts(connection: Connection, account_ids: Sequence[str]) -> list[str]
     schema = {"order_id": pl.String()}
     found = bulk.select_rows(connection, statement, schema, key=ORDER_EVENTS.c.account_id, keys=account_ids)
     return found["order_id"].unique().sort().to_list()
-
-
-def parked(connection: Connection, order_ids: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return records that are no event, or not the one of their version (`PARKED_SCHEMA`), by their places in order."""
-    statement = select(*(ORDERS_PARKED.c[name] for name in PARKED_SCHEMA))
-    found = bulk.select_rows(connection, statement, PARKED_SCHEMA, key=ORDERS_PARKED.c.order_id, keys=order_ids)
-    return found.sort("partition", "position")
-
-
-def conflicts(connection: Connection, order_ids: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return the orders of which something is parked, some or all, and why (`CONFLICT_SCHEMA`): the first reason."""
-    found = parked(connection, order_ids).filter(pl.col("order_id").is_not_null())
-    place = pl.format("partition {}, offset {}: {}", "partition", "position", "reason")
-    return found.select("order_id", reason=place).unique("order_id", keep="first", maintain_order=True)
 
 
 def positions(connection: Connection) -> dict[int, int]:
@@ -263,9 +275,12 @@ def touch_all(connection: Connection) -> None:
         connection.execute(text(statement))
 
 
-def touched(connection: Connection, limit: int) -> list[str]:
-    """Return up to so many orders that have to be judged again, the first by id."""
-    statement = select(ORDERS_TOUCHED.c.order_id).order_by(ORDERS_TOUCHED.c.order_id).limit(limit)
+def touched(connection: Connection, limit: int, *, after: str = "", until: str | None = None) -> list[str]:
+    """Return up to so many orders that have to be judged again, the first by id: after one, until another with it."""
+    order_id = ORDERS_TOUCHED.c.order_id
+    statement = select(order_id).where(order_id > after).order_by(order_id).limit(limit)
+    if until is not None:
+        statement = statement.where(order_id <= until)
     return list(connection.execute(statement).scalars())
 
 
@@ -316,19 +331,7 @@ def _park_others(connection: Connection, others: pl.DataFrame) -> None:
             next_step="import the rows again: they are then compared with what is known now",
         )
     content = pl.struct([name for name in _CONTENT if name not in _KEY]).struct.json_encode()
-    reason = pl.format("version {} is told in more than one way; this one: {}", "version", content.alias("content"))
-    found = parked(connection, others["order_id"].unique().to_list())
-    told = _stored(others).with_columns(reason=reason).select(PARKED_SCHEMA.names())
-    same = found.join(told, on=["order_id", "version", "reason"], how="semi")
-    first = (
-        pl.concat([same, told]).sort("partition", "position").unique(["order_id", "version", "reason"], keep="first")
-    )
-    gone = same.join(first, on=["partition", "position"], how="anti")
-    is_gone = tuple_(ORDERS_PARKED.c.partition, ORDERS_PARKED.c.position).in_(
-        gone.select("partition", "position").rows()
-    )
-    connection.execute(delete(ORDERS_PARKED).where(is_gone))
-    bulk.upsert_rows(connection, ORDERS_PARKED, first)
+    parked_orders.keep_others(connection, _stored(others).with_columns(content=content))
 
 
 def _moment(text_in_utc: str | None) -> datetime | None:
@@ -340,7 +343,8 @@ def other_source(found: Source, wanted: Source) -> RefusedError:
     words = {each: _words(each) for each in (found, wanted)}
     return RefusedError(
         f"the orders of this ledger come from {words[found]}, not from {words[wanted]}",
-        next_step="one ledger has one source of orders: go on with that one, or use another ledger",
+        next_step="one ledger has one source of orders: go on with that one, use another ledger, or have all of these "
+        "forgotten with `import orders --from-topic NAME --restart`",
     )
 
 

@@ -58,6 +58,7 @@ __all__ = [
     "LIVE",
     "LIVE_VIEW",
     "METADATA",
+    "ORDERS_JUDGED",
     "ORDERS_PARKED",
     "ORDERS_TOUCHED",
     "ORDERS_WITHHELD",
@@ -418,6 +419,17 @@ ORDERS_WITHHELD = Table(
     Column("order_id", KEY, primary_key=True),
     Column("reason", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# How orders were judged last: what is judged otherwise by now has to be judged again, whoever judged it.
+ORDERS_JUDGED = Table(
+    "ledger_orders_judged",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # The rules, as JSON.
+    Column("rules", Text, nullable=False),
+    # The accounts that were parked, as JSON.
+    Column("parked_accounts", Text, nullable=False),
 )
 
 RECONCILIATION = Table(

@@ -72,8 +72,9 @@ def _codes() -> dict[str, pl.Expr]:
     beyond = (reverse > forward) | ((refunded > 0) & (reverse > refunded))
     return {
         "missing_credit_transaction": completed & (expected > 0) & ~linked,
-        "amount_mismatch": linked & (net != expected),
+        "amount_mismatch": linked & ((net != expected) | (pl.col("excess") > 0)),
         "status_mismatch": (completed & (expected > 0) & linked & (credit_status != "completed"))
+        | _is_paid_again()
         | (cancelled & credit_status.is_in(["completed", "frozen", "pending"])),
         "orphan_credit_transaction": ~has_order & (pl.col("effective_count") > 0),
         "duplicate_credit": pl.col("duplicate_amount").is_not_null(),
@@ -84,6 +85,12 @@ def _codes() -> dict[str, pl.Expr]:
         "over_reversal": (net < expected) & (forward > 0) & beyond,
         "frozen_leak": (completed | cancelled) & (pl.col("frozen") > 0),
     }
+
+
+def _is_paid_again() -> pl.Expr:
+    """Whether a completed order that has all its points still has a payment that is pending."""
+    is_paid = (pl.col("order_status") == "completed") & (pl.col("net") == pl.col("expected")) & (pl.col("net") > 0)
+    return is_paid & (pl.col("forward_pending") > 0)
 
 
 def _is_far(timing_seconds: float) -> pl.Expr:
@@ -98,10 +105,11 @@ def _is_far(timing_seconds: float) -> pl.Expr:
 def _risks() -> dict[str, pl.Expr]:
     """What each code puts at risk."""
     difference, held = pl.col("difference"), pl.col("held")
+    paid_again = pl.when(_is_paid_again()).then("forward_pending")
     risks = {
         "missing_credit_transaction": difference,
-        "amount_mismatch": difference,
-        "status_mismatch": pl.max_horizontal(difference, held),
+        "amount_mismatch": pl.max_horizontal(difference, "excess"),
+        "status_mismatch": paid_again.otherwise(pl.max_horizontal(difference, held)),
         "orphan_credit_transaction": difference.cast(pl.Int128) + held,
         "duplicate_credit": difference,
         "wrong_account": pl.col("elsewhere"),
@@ -133,13 +141,13 @@ def _evidence() -> dict[str, pl.Expr]:
     not_asked = pl.lit("the order is neither refunded nor cancelled")
     unfounded = pl.when(pl.col("forward") == 0).then(pl.format("nothing was {}", paid)).otherwise(not_asked)
     side = pl.when(pl.col("paid_at") < pl.col("completed_at")).then(pl.lit("before")).otherwise(pl.lit("after"))
+    refund, too_much = _refund_to_come(back), _payments_to_come()
     return {
         "missing_credit_transaction": pl.format("{}, and no transaction names it.", asks),
-        "amount_mismatch": pl.format("{}, so its net must be {}; it is {}: {}.", asks, right, "net", moved),
-        "status_mismatch": pl.format(
-            "The order is {}, but its transactions are {}: {}, {} frozen, {} pending.",
-            *(status, "credit_status", moved, "frozen", "pending"),
+        "amount_mismatch": pl.format(
+            "{}, so its net must be {}; it is {}: {}{}{}.", asks, right, "net", moved, refund, too_much
         ),
+        "status_mismatch": _status_evidence(moved),
         "orphan_credit_transaction": pl.format(
             "There is no such order, but transactions name it: {} debited, {} credited, {} frozen, {} pending.",
             *("forward", "reverse", "frozen", "pending"),
@@ -157,7 +165,7 @@ def _evidence() -> dict[str, pl.Expr]:
         "sign_mismatch": pl.format(
             "{} was {} and is related to no payment, while nothing was {}.", "reverse", opposite, paid
         ),
-        "missing_reversal": pl.format("{}, and {} had to be {}, but {} was.", asks, wanted, back, "reverse"),
+        "missing_reversal": pl.format("{}, and {} had to be {}, but {} was{}.", asks, wanted, back, "reverse", refund),
         "orphan_reversal": pl.format("{} was {}, but {}.", "reverse", back, unfounded),
         "over_reversal": pl.format("{} was {}, but only {} had to be.", "reverse", back, limit),
         "frozen_leak": pl.format("The order is {}, but {} points are still frozen for it.", status, "frozen"),
@@ -166,6 +174,31 @@ def _evidence() -> dict[str, pl.Expr]:
             *(_moment("paid_at"), side, _moment("completed_at")),
         ),
     }
+
+
+def _refund_to_come(back: pl.Expr) -> pl.Expr:
+    """How much more is about to be given back, where anything is."""
+    to_come = pl.format(", and {} more to be {} is pending", "reverse_pending", back)
+    return pl.when(pl.col("reverse_pending") > 0).then(to_come).otherwise(pl.lit(""))
+
+
+def _payments_to_come() -> pl.Expr:
+    """By how much payments to come, where there are any, are more than a pending order may have."""
+    too_much = pl.format(", and with {} frozen or pending that is {} too much", "forward_held", "excess")
+    has_held = (pl.col("excess") > 0) & (pl.col("forward_held") > 0)
+    return pl.when(has_held).then(too_much).otherwise(pl.lit(""))
+
+
+def _status_evidence(moved: pl.Expr) -> pl.Expr:
+    paid_again = pl.format(
+        "The order is completed and its net is {} as it must be, but a payment of {} is still pending.",
+        *("net", "forward_pending"),
+    )
+    not_agreed = pl.format(
+        "The order is {}, but its transactions are {}: {}, {} frozen, {} pending.",
+        *("order_status", "credit_status", moved, "frozen", "pending"),
+    )
+    return pl.when(_is_paid_again()).then(paid_again).otherwise(not_agreed)
 
 
 def _moment(name: str) -> pl.Expr:

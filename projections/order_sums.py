@@ -12,16 +12,18 @@ __all__ = ["POINTS_MAX", "in_order", "order_sums"]
 POINTS_MAX = 2**63 - 1
 
 #: The order of the transactions of an order: by the first two, and by the others where these do not tell them apart.
-_IN_ORDER = ("created_at", "version", "account_id", "transaction_id")
+#: Versions come after positions, since those of two accounts say nothing of each other.
+_IN_ORDER = ("created_at", "position", "version", "account_id", "transaction_id")
 
 
 def order_sums(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row for every order id of either side.
 
     Beside what the order says (`has_order` is whether there is one) there are: forward, reverse, frozen, pending, held
-    (frozen + pending), net, expected, difference (of net and expected, without sign), elsewhere (what other accounts
-    than the order's have), `elsewhere_accounts`, `credit_status`, `paid_at` (last completed forward), whether there is
-    an unrelated reverse, the duplicate's amount, count and times too many, and the transactions with their place.
+    (frozen + pending), forward_pending, reverse_pending, net, expected, difference (of net and expected, without sign),
+    excess (what a pending order would be paid too much), elsewhere (what other accounts than the order's have),
+    `elsewhere_accounts`, `credit_status`, `paid_at` (last completed forward), whether there is an unrelated reverse,
+    the duplicate's amount, count and times too many, and the transactions with their place.
     """
     # Without the cache the column engine works out what is used three times three times.
     marked = _marked(orders, linked).cache()
@@ -47,13 +49,13 @@ def order_sums(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
     return sums.join(_duplicates(marked, sums), on="order_id", how="left")
 
 
-def in_order(linked: pl.LazyFrame, by: tuple[str, ...]) -> pl.LazyFrame:
-    """Add `place`, the row's number in the order of `by`, and `place_of_last`, that by `updated_at` and then `place`.
+def in_order(linked: pl.LazyFrame) -> pl.LazyFrame:
+    """Add `place`, the row's number in the order that all have, and `place_of_last`, that by `updated_at` and `place`.
 
     One number is compared much faster, group by group, than several columns.
     """
     last = pl.col("updated_at").to_physical().cast(pl.Int128) * 2**32 + pl.col("place")
-    return linked.sort(by).with_row_index("place").with_columns(place_of_last=last)
+    return linked.sort(_IN_ORDER).with_row_index("place").with_columns(place_of_last=last)
 
 
 def _marked(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
@@ -67,9 +69,11 @@ def _marked(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
         "reverse": is_completed & ~is_forward,
         "frozen": status == "frozen",
         "pending": status == "pending",
+        "forward_held": status.is_in(["frozen", "pending"]) & is_forward,
+        "forward_pending": (status == "pending") & is_forward,
     }
     return (
-        in_order(linked, _IN_ORDER)
+        in_order(linked)
         .join(of_order, on="order_id", how="left")
         .with_columns(
             **{name: pl.when(counts).then(amount).otherwise(0) for name, counts in worth.items()},
@@ -82,7 +86,7 @@ def _by_order(marked: pl.LazyFrame) -> pl.LazyFrame:
     """One row an order of its transactions."""
     reversal = (pl.col("reverse") > 0) & pl.col("related_transaction_id").is_null()
     return marked.group_by("order_id").agg(
-        pl.col("forward", "reverse", "frozen", "pending").sum(),
+        pl.col("forward", "reverse", "frozen", "pending", "forward_held", "forward_pending").sum(),
         pl.col("created_at").min().alias("first_created_at"),
         pl.max_horizontal("created_at", "updated_at").max().alias("linked_latest_at"),
         pl.col("updated_at").filter(pl.col("forward") > 0).max().alias("paid_at"),
@@ -116,9 +120,10 @@ def _elsewhere(marked: pl.LazyFrame) -> pl.LazyFrame:
 
 def _filled() -> list[pl.Expr]:
     """What a side that does not exist, or has nothing of a kind, comes to."""
-    sums = pl.col("forward", "reverse", "frozen", "pending", "elsewhere", "refunded").fill_null(0)
+    of_linked = pl.col("forward", "reverse", "frozen", "pending", "forward_held", "forward_pending")
+    sums = [of_linked.fill_null(0), pl.col("elsewhere", "refunded").fill_null(0)]
     flags = pl.col("has_order", "has_unrelated_reverse").fill_null(value=False)
-    return [sums, flags, pl.col("effective_count").fill_null(0), pl.col("direction").fill_null("spend")]
+    return [*sums, flags, pl.col("effective_count").fill_null(0), pl.col("direction").fill_null("spend")]
 
 
 def _compared(both: pl.LazyFrame) -> pl.LazyFrame:
@@ -134,6 +139,7 @@ def _compared(both: pl.LazyFrame) -> pl.LazyFrame:
         .when(pl.col("order_status") == "pending")
         .then(pl.max_horizontal(pl.min_horizontal("net", points), nothing))
     )
+    beyond = pl.max_horizontal(pl.col("net") + pl.col("forward_held") - points, nothing)
     credit_status = (
         pl.when(pl.col("net") > 0)
         .then(pl.lit("completed"))
@@ -147,7 +153,13 @@ def _compared(both: pl.LazyFrame) -> pl.LazyFrame:
     )
     return (
         both.with_columns(net=pl.when("has_order").then(net).otherwise(net.abs()))
-        .with_columns(expected=expected, credit_status=credit_status, held=pl.col("frozen") + pl.col("pending"))
+        .with_columns(
+            expected=expected,
+            credit_status=credit_status,
+            held=pl.col("frozen") + pl.col("pending"),
+            reverse_pending=pl.col("pending") - pl.col("forward_pending"),
+            excess=pl.when(pl.col("order_status") == "pending").then(beyond).otherwise(0),
+        )
         .with_columns(difference=(pl.col("net") - pl.col("expected").fill_null(0)).abs())
     )
 

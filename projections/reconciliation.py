@@ -4,7 +4,12 @@ Words, of one order. Direction spend: forward is debit and reverse is credit; ea
 the sums of its completed forward and reverse amounts, H of all that are frozen, P of all that are pending;
 net = F - R. Effective transactions are completed, frozen or pending. The expected net E is points - refunded of a
 completed order, but never below nothing (no refund makes the ledger owe more than was paid); 0 of a cancelled one; of
-a pending one anything from 0 to points, and the nearest end of it where net is outside.
+a pending one anything from 0 to points, and the nearest end of it where net is outside. Transactions of one order are
+in the order of (created_at, position, version).
+
+A transaction belongs to the order that its own `order_id` names, a refund too, whatever payment it is related to. An
+order has one direction, the one told last, for all of its transactions. More refunded than an order has points says
+nothing by itself: the money decides, and E is then nothing.
 
 credit_status is completed if net > 0, else frozen if H, else pending if P, else reversed if R, else the status of the
 last transaction; null without transactions. Codes, of which an order may have several:
@@ -12,9 +17,10 @@ last transaction; null without transactions. Codes, of which an order may have s
 - missing_credit_transaction: completed, E > 0, and no transactions at all. Nothing else then.
 - orphan_credit_transaction: no such order, and any effective transaction. Nothing else then. Its net is the
   difference of debits and credits, without a sign: nobody says which of the two was the payment.
-- amount_mismatch: there are transactions, and net is not E.
-- status_mismatch: completed, E > 0 and credit_status is not completed; or cancelled and it is completed, frozen or
-  pending.
+- amount_mismatch: there are transactions, and net is not E; or pending, and net with all forward amounts that are
+  frozen or pending is over the points: the excess.
+- status_mismatch: completed, E > 0 and credit_status is not completed; or completed, net = E > 0 and a further forward
+  amount is pending; or cancelled and credit_status is completed, frozen or pending.
 - duplicate_credit: net > E, and F is over the points by n times an amount that was completed forward more than n
   times. F, not net, since a refund that never came would else be a duplicate of one half of a payment.
 - wrong_account: the order tells its account, and what another one has for it is not nothing: the net of that
@@ -29,13 +35,15 @@ last transaction; null without transactions. Codes, of which an order may have s
   nothing of when it was completed), and the last completed forward transaction was updated more than
   `timing_seconds` before or after.
 
-points_at_risk: missing E; orphan |net| + H + P; amount_mismatch, sign and the three reversals |net - E|; duplicate
-net - E; wrong_account what the other accounts have; frozen_leak H; status_mismatch the larger of |net - E| and H + P;
-timing 0. Several codes may be about the same points, so totals count an order once, with its largest.
+points_at_risk: missing E; orphan |net| + H + P; amount_mismatch |net - E|, or the excess where that is more; sign and
+the three reversals |net - E|; duplicate net - E; wrong_account what the other accounts have; frozen_leak H;
+status_mismatch the larger of |net - E| and H + P, but where net = E > 0 the forward amount that is pending; timing 0.
+Several codes may be about the same points, so totals count an order once, with its largest.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import polars as pl
@@ -48,6 +56,9 @@ from schemas.columns import EVENT_SCHEMA
 __all__ = ["LINKED_SCHEMA", "MISMATCH_SCHEMA", "WITHHELD_SCHEMA", "Rules", "judged", "subjects", "withheld"]
 
 MOMENT = EVENT_SCHEMA["effective_at"]
+
+#: The last moment that a time of this code can be: a fact may be dated so late that its deadline would be after it.
+_LATEST = datetime.max.replace(tzinfo=UTC)
 
 #: A transaction that names an order (`order_id` is neither null nor empty), as its last event leaves it. `version` and
 #: `position` are of that event; `partition` is null for a store.
@@ -70,9 +81,9 @@ LINKED_SCHEMA = pl.Schema(
 )
 
 #: A mismatch: one row an (order, code). `account_id` is the order's, or else its first transaction's; `credit_points`
-#: is the net; `transactions` are ids in (created_at, version) order. The places are of the last event of either side
-#: (of the transactions, the one updated last), null where that side has none. `order_at` and `latest_at` are those of
-#: `subjects`; before `deadline_at` the mismatch may still right itself.
+#: is the net; `transactions` are ids in (created_at, position, version) order. The places are of the last event of
+#: either side (of the transactions, the one updated last), null where that side has none. `order_at` and `latest_at`
+#: are those of `subjects`; before `deadline_at` the mismatch may still right itself.
 MISMATCH_SCHEMA = pl.Schema(
     {
         "order_id": pl.String(),
@@ -116,7 +127,7 @@ def judged(orders: pl.LazyFrame, linked: pl.LazyFrame, rules: Rules) -> pl.LazyF
     grace = pl.duration(microseconds=round(rules.grace_seconds * 1_000_000))
     return (
         explained(order_sums(*suspects), timing_seconds=rules.timing_seconds)
-        .with_columns(deadline_at=pl.col("latest_at") + grace)
+        .with_columns(deadline_at=(pl.col("latest_at") + grace).clip(upper_bound=_LATEST))
         .select(pl.col(name).cast(dtype, strict=True) for name, dtype in MISMATCH_SCHEMA.items())
     )
 
@@ -172,7 +183,7 @@ def _overflowed(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
     """Orders of which a sum that `judged` makes may be past int64."""
     sums = order_sums(*immense(orders, linked))
     at_risk = pl.when("has_order").then("difference").otherwise(pl.col("difference") + pl.col("held"))
-    worst = pl.max_horizontal("forward", "reverse", "held", "elsewhere", "refunded", at_risk)
+    worst = pl.max_horizontal("forward", "reverse", "held", "elsewhere", "refunded", "excess", at_risk)
     reason = pl.format("its sums are past int64: {}", worst)
     return sums.filter(worst > POINTS_MAX).select("order_id", reason=reason)
 

@@ -23,7 +23,6 @@ __all__ = ["Scenario", "scenario"]
 
 #: The statuses that an order's and its first transaction's must agree about.
 _CODES = {"completed": 1, "cancelled": 2}
-_IN_ORDER = ("created_at", "version", "position", "account_id", "transaction_id")
 
 
 class Scenario(NamedTuple):
@@ -44,8 +43,8 @@ def scenario(
     """Reconcile as the scenario does.
 
     `orders` has `ORDER_STATE`; `transactions` has `LINKED_SCHEMA`, but `order_id` may be null: such a one only counts.
-    Among transactions of one order created at one moment, the one with the lowest version is the first, so give the
-    version of the first event of each, where it is known.
+    Among transactions of one order created at one moment, the one with the lowest position is the first, so give the
+    position and the version of the first event of each, where they are known.
     """
     of_range = orders.filter(pl.col("placed_at").is_between(start, end))
     in_range = pl.col("created_at").is_between(start, end) & (pl.col("business_code") == business_code)
@@ -86,7 +85,7 @@ def _credits(transactions: pl.LazyFrame) -> pl.LazyFrame:
     """One row an order of the transactions that name it."""
     completed = pl.col("amount").filter(pl.col("status") == "completed").cast(pl.Int128).sum()
     return (
-        in_order(transactions, _IN_ORDER)
+        in_order(transactions)
         .group_by("order_id")
         .agg(
             completed.alias("credit_points"),

@@ -65,16 +65,16 @@ def _key() -> pl.Expr:
 def _sums(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row a key of both sides, which are put below each other: that is cheaper than to join them.
 
-    `beyond` is what was debited, less what was credited, less what the order expects, so 0 of most orders. A hash that
-    is the same in all rows stands for a text that is: of orders by chance another one once in 2^128, of accounts once
-    in 2^64.
+    `beyond` is what was debited, less what was credited, less what the order expects, so 0 of most orders; `room` is
+    how far a pending one may be from that, whatever is held or pending taken as payments to come. A hash that is the
+    same in all rows stands for a text that is: of orders by chance another one once in 2^128, of accounts once in 2^64.
     """
     completed, is_debit = pl.col("status") == "completed", pl.col("type") == "debit"
     amount, paid = pl.col("amount"), completed & is_debit
     is_held = pl.col("status").is_in(["frozen", "pending"])
     of_linked = {
         "beyond": pl.when(paid).then(amount).when(completed).then(-amount).otherwise(0),
-        "room": pl.lit(0, pl.Int64),
+        "room": pl.when(is_held).then(-amount).otherwise(0),
         "order": pl.lit(0, pl.Int8),
         "effect": pl.when(completed).then(_MOVED).when(is_held).then(_HELD).otherwise(0).cast(pl.Int8),
         "debit_at": pl.when(paid).then("updated_at"),
@@ -94,7 +94,7 @@ def _sums(orders: pl.LazyFrame, linked: pl.LazyFrame) -> pl.LazyFrame:
     }
     of_orders = {
         "beyond": pl.when(is_completed).then(-expected * sign).otherwise(0),
-        "room": pl.when(is_pending).then(pl.col("points") * sign).otherwise(0),
+        "room": pl.when(is_pending).then("points").otherwise(0),
         "order": pl.sum_horizontal(pl.when(holds).then(bit).otherwise(0) for bit, holds in known.items()).cast(pl.Int8),
         "effect": pl.lit(0, pl.Int8),
         "debit_at": pl.lit(None, MOMENT),
@@ -125,7 +125,7 @@ def _is_clean(timing_seconds: float) -> pl.Expr:
     is_pending, earned = (order & _PENDING) != 0, (order & _EARNED) != 0
     lag = (pl.col("timed_at") - pl.when(earned).then("credit_at").otherwise("debit_at")).abs()
     is_near = (lag <= pl.duration(microseconds=round(timing_seconds * 1_000_000))).fill_null(value=True)
-    is_expected = pl.when(room < 0).then(beyond.is_between(room, 0)).otherwise(beyond.is_between(0, room))
+    is_expected = pl.when(earned).then(beyond.is_between(-room, 0)).otherwise(beyond.is_between(0, room))
     fits = is_expected & ((effect < _HELD) | is_pending) & is_near
     return (
         pl.col("order_hash")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import polars as pl
 
@@ -18,19 +18,24 @@ from projections.reconciliation import MISMATCH_SCHEMA, Rules, judged, subjects,
 from projections.scenario import scenario
 from replay.certificate import INCOMPLETE, Certificate
 from replay.reconcile_sides import Asked, LedgerSide, OrderSide
+from schemas.columns import UTC_MICROSECONDS
 from schemas.errors import PointsOverflow, UsageError
 
-__all__ = ["FOUND_SCHEMA", "Found", "Range", "ask_for", "need_orders", "reconcile", "reconcile_as_scenario"]
+__all__ = ["FOUND_SCHEMA", "Found", "Range", "Unread", "ask_for", "need_orders", "reconcile", "reconcile_as_scenario"]
 
 CLEAN, FINDINGS = "CLEAN", "FINDINGS"
 
-#: A mismatch and, where it is kept, the break that it is: its id, its state, and how it was resolved.
-FOUND_SCHEMA = pl.Schema(
-    {**MISMATCH_SCHEMA, "break": pl.Int64(), "state": pl.String(), "resolution": pl.String()},
-)
+#: What only a break has: its id, its state, how it was resolved, and when its facts changed after a decision.
+_OF_BREAKS = {"break": pl.Int64(), "state": pl.String(), "resolution": pl.String(), "changed_at": UTC_MICROSECONDS}
 
-#: Decisions of a person: what they are about is no finding any more.
+#: A mismatch and, where it is kept, the break that it is.
+FOUND_SCHEMA = pl.Schema({**MISMATCH_SCHEMA, **_OF_BREAKS})
+
+#: Decisions of a person: what they are about is no finding any more, while the facts stay what they were.
 BY_HAND = ("manual", "accepted")
+
+_IS_DECIDED = pl.col("resolution").is_in(BY_HAND).fill_null(value=False)
+_IS_CHANGED = pl.col("changed_at").is_not_null()
 
 _NAMED = pl.col("order_id").is_not_null() & (pl.col("order_id") != "")
 
@@ -52,16 +57,27 @@ class Range(NamedTuple):
         return after if self.end is None else after & (pl.col(name) <= self.end)
 
 
+class Unread(NamedTuple):
+    """A side that was read until `until`, None where nobody knows, and had to be until `needed`, a later moment."""
+
+    side: Literal["orders", "ledger"]
+    until: datetime | None
+    needed: datetime | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What a reconciliation came to.
 
     `orders` and `transactions` count what was compared. `mismatches` and `pending` (`FOUND_SCHEMA`, by order and code)
-    are those that are certain, and those that may still right themselves: their deadline is after `until`, the moment
-    up to which both sides were read, None where that is not known. `withheld` (`order_id`, `reason`) are orders that
-    nothing can be said of, `parked` (`ledger.orders.PARKED_SCHEMA`) events of orders that cannot be read. `is_all`
-    says that every order was meant, not those of a range; `named` has the `order_id` of what was compared on either
-    side, and `unknown` are the accounts that nothing is known of.
+    are those that are certain, and those that may still right themselves: their deadline is after `until`. `withheld`
+    (`order_id`, `reason`) are orders that nothing can be said of, `parked` (`ledger.orders.PARKED_SCHEMA`) events of
+    orders that cannot be read. `orders_until` and `ledger_until` say up to when each side was read, None where that is
+    not known; `now` is the clock, None where there is none to tell what is late, and `needed` is the moment up to
+    which both sides have to be read but for `grace_seconds`, None where nobody named one. `is_all` says that every
+    order was meant, not those of a range; `named` has the `order_id` of what was judged on either side, `beyond`
+    (`FOUND_SCHEMA`) what is wrong with orders whose break is of the range and that are not any more, and `unknown` are
+    the accounts that nothing is known of. `facts_count` is as of `OrderSide`.
     """
 
     orders: int
@@ -70,17 +86,60 @@ class Found:
     pending: pl.DataFrame
     withheld: pl.DataFrame
     parked: pl.DataFrame
-    until: datetime | None
-    ledger_until: datetime | None = None
+    orders_until: datetime | None
+    ledger_until: datetime | None
+    now: datetime | None = None
+    needed: datetime | None = None
+    grace_seconds: float = Rules().grace_seconds
     certificate: Certificate | None = None
     is_all: bool = False
     named: tuple[pl.DataFrame, ...] = ()
+    beyond: pl.DataFrame = field(default_factory=FOUND_SCHEMA.to_frame)
     unknown: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String()))
+    facts_count: tuple[int, ...] | None = None
+
+    @property
+    def until(self) -> datetime | None:
+        """The moment up to which both sides were read, None where that is not known."""
+        return _earlier(self.ledger_until, self.orders_until)
 
     @property
     def standing(self) -> pl.DataFrame:
-        """The mismatches that no person has decided about."""
-        return self.mismatches.filter(~pl.col("resolution").is_in(BY_HAND).fill_null(value=False))
+        """The mismatches that no person has decided about as they are now."""
+        return self.mismatches.filter(~_IS_DECIDED | _IS_CHANGED)
+
+    @property
+    def changed(self) -> pl.DataFrame:
+        """The mismatches that somebody decided about when their facts were others."""
+        return self.mismatches.filter(_IS_DECIDED & _IS_CHANGED)
+
+    @property
+    def overdue(self) -> pl.DataFrame:
+        """What is pending and would be certain by the clock, had both sides been read until now."""
+        return self.pending.filter(pl.lit(value=False) if self.now is None else pl.col("deadline_at") <= self.now)
+
+    @property
+    def ahead(self) -> pl.DataFrame:
+        """What is pending because a fact of it is dated later than it is."""
+        return self.pending.filter(pl.lit(value=False) if self.now is None else pl.col("latest_at") > self.now)
+
+    @property
+    def unread(self) -> list[Unread]:
+        """The sides that were not read as far as this answer needs."""
+        due = self.overdue["deadline_at"].to_list()
+        sides: tuple[tuple[Literal["orders", "ledger"], datetime | None], ...]
+        sides = (("orders", self.orders_until), ("ledger", self.ledger_until))
+        found = []
+        for side, until in sides:
+            if until is None:
+                found.append(Unread(side, None, None))
+                continue
+            late = [at for at in due if at > until]
+            if self.needed is not None and (self.needed - until).total_seconds() > self.grace_seconds:
+                late.append(self.needed)
+            if late:
+                found.append(Unread(side, until, max(late)))
+        return found
 
     @property
     def points_at_risk(self) -> int:
@@ -90,7 +149,8 @@ class Found:
     @property
     def verdicts(self) -> list[str]:
         """Every verdict that holds, the gravest first."""
-        is_whole = self.withheld.is_empty() and self.parked.is_empty() and self.until is not None
+        is_whole = self.withheld.is_empty() and self.parked.is_empty() and not self.unread
+        is_whole &= self.overdue.is_empty() and self.ahead.is_empty()
         is_whole &= self.certificate is None or self.certificate.verdict != INCOMPLETE
         found = [] if is_whole else [INCOMPLETE]
         return [*found, *([FINDINGS] if self.standing.height else [])] or [CLEAN]
@@ -104,15 +164,27 @@ def ask_for(*, business_code: str | None = None, span: Range = Range()) -> Asked
     return Asked(_NAMED | of_code, by_first_event=True)
 
 
-def reconcile(ledger: LedgerSide, orders: OrderSide, *, rules: Rules = Rules(), span: Range = Range()) -> Found:
+def reconcile(
+    ledger: LedgerSide,
+    orders: OrderSide,
+    *,
+    rules: Rules = Rules(),
+    span: Range = Range(),
+    now: datetime | None = None,
+) -> Found:
     """Return what the full rules find in the orders of a range, judged over all their facts, in the range or not.
 
-    UsageError where no order is known at all.
+    `now` is the clock that tells whether both sides were read far enough; without one nobody asks. UsageError where no
+    order is known at all.
     """
     need_orders(orders)
-    compared = _of_range(_Both(orders.orders, _named(ledger.transactions), orders.conflicts), span)
-    unknown = ledger.unknown.among(compared.orders["account_id"])
+    both = _Both(orders.orders, _named(ledger.transactions), _conflicts(ledger, orders))
+    compared = _of_range(both, span)
+    moved, beyond = _moved_out(both, compared, orders.broken, span)
+    accounts = [compared.orders["account_id"], beyond.orders["account_id"], orders.broken["account_id"]]
+    unknown = ledger.unknown.among(pl.concat(accounts))
     found, held = _judged(compared, unknown, rules)
+    found_beyond, held_beyond = _judged(beyond, unknown, rules) if moved.height else (found.clear(), held.clear())
     until = _earlier(ledger.until, orders.until)
     is_due = pl.lit(value=False) if until is None else pl.col("deadline_at") <= until
     return Found(
@@ -120,32 +192,48 @@ def reconcile(ledger: LedgerSide, orders: OrderSide, *, rules: Rules = Rules(), 
         transactions=compared.linked.height,
         mismatches=found.filter(is_due),
         pending=found.filter(~is_due),
-        withheld=held,
+        withheld=pl.concat([held, held_beyond]).sort("order_id"),
         parked=orders.parked,
-        until=until,
+        orders_until=orders.until,
         ledger_until=ledger.until,
+        now=now,
+        needed=None if now is None or span.end is None else min(span.end, now),
+        grace_seconds=rules.grace_seconds,
         certificate=ledger.certificate,
         is_all=span.is_all,
-        named=(compared.orders.select("order_id"), compared.linked.select("order_id")),
+        named=(compared.orders.select("order_id"), compared.linked.select("order_id"), moved),
+        beyond=found_beyond,
         unknown=unknown,
+        facts_count=orders.facts_count,
     )
 
 
 def reconcile_as_scenario(
-    ledger: LedgerSide, orders: OrderSide, *, business_code: str, start: datetime, end: datetime
+    ledger: LedgerSide,
+    orders: OrderSide,
+    *,
+    business_code: str,
+    start: datetime,
+    end: datetime,
+    rules: Rules = Rules(),
+    now: datetime | None = None,
 ) -> Found:
     """Return what the scenario finds in a range of time, both ends included, with one business code.
 
-    It waits for nothing, so nothing is pending. UsageError where no order is known at all.
+    It waits for nothing, so nothing is pending; of `rules` only the grace counts, by which both sides may have been
+    read less far than the range goes, `now` being as of `reconcile`. UsageError where no order is known at all.
     """
     need_orders(orders)
     span = Range(start, end)
     of_range = orders.orders.filter(span.has("placed_at"))
-    of_code = ledger.transactions.filter(span.has("created_at") & (pl.col("business_code") == business_code))
+    is_of_code = span.has("created_at") & (pl.col("business_code") == business_code)
+    of_code = ledger.transactions.filter(is_of_code)
     # Told apart by the order that they name: another order's code or moment says nothing of this one's account.
     others = orders.orders.select("order_id").join(of_range, on="order_id", how="anti")
-    named = _named(ledger.transactions).join(of_range, on="order_id", how="semi")
-    both = _Both(of_range, named, _without(orders.conflicts, others))
+    # Nor is it part of any sum.
+    amount = pl.when(is_of_code).then("amount").otherwise(0)
+    named = _named(ledger.transactions).join(of_range, on="order_id", how="semi").with_columns(amount=amount)
+    both = _Both(of_range, named, _without(_conflicts(ledger, orders), others))
     held = _withheld(both, ledger.unknown.among(of_range["account_id"])).collect()
     judged_orders = of_range.join(held, on="order_id", how="anti")
     compared = scenario(judged_orders.lazy(), of_code.lazy(), start=start, end=end, business_code=business_code)
@@ -157,7 +245,11 @@ def reconcile_as_scenario(
         pending=found.clear(),
         withheld=held.sort("order_id"),
         parked=orders.parked,
-        until=end,
+        orders_until=orders.until,
+        ledger_until=ledger.until,
+        now=now,
+        needed=None if now is None else min(end, now),
+        grace_seconds=rules.grace_seconds,
         certificate=ledger.certificate,
     )
 
@@ -171,7 +263,9 @@ class _Both(NamedTuple):
 
 
 def need_orders(orders: OrderSide) -> None:
-    """Let orders pass; UsageError where none is known at all."""
+    """Let orders pass, those too that cannot be read; UsageError where none is known at all."""
+    if orders.rejected:
+        return
     if orders.orders.is_empty() and orders.conflicts.is_empty() and orders.parked.is_empty():
         raise UsageError(
             "no order is known, so there is nothing to reconcile",
@@ -205,6 +299,23 @@ def _of_range(both: _Both, span: Range) -> _Both:
         orders, linked, others = _without(orders, gone), _without(linked, gone), pl.concat([others, gone])
     # An order of which nothing can be read has no moment, so it may be of any range.
     return _Both(orders, linked, _without(both.conflicts, others))
+
+
+def _moved_out(both: _Both, compared: _Both, broken: pl.DataFrame, span: Range) -> tuple[pl.DataFrame, _Both]:
+    """Return the orders (`order_id`) that a break of the range is about and that are not in it any more, with facts.
+
+    Nobody else may judge them for long, and what came since may be what they lacked.
+    """
+    ids = broken.filter(pl.lit(value=not span.is_all) & span.has("order_at")).select("order_id").unique()
+    for side in compared:
+        ids = _without(ids, side)
+    if ids.is_empty():
+        return ids, _Both(*(side.clear() for side in both))
+    return ids, _Both(*(side.join(ids, on="order_id", how="semi") for side in both))
+
+
+def _conflicts(ledger: LedgerSide, orders: OrderSide) -> pl.DataFrame:
+    return orders.conflicts if ledger.conflicts.is_empty() else pl.concat([orders.conflicts, ledger.conflicts])
 
 
 def _without(side: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from ledger import break_rows, breaks, orders, shadows, withheld_orders
 from ledger.order_transactions import FOLLOWER
 from ledger.store import Store
 from replay.reconcile import FOUND_SCHEMA, Found
+from schemas import format_time
 
 __all__ = ["Kept", "keep"]
 
@@ -27,34 +28,46 @@ class Kept(NamedTuple):
     why_not: str | None = None
 
 
-def keep(store: Store, found: Found, *, now: datetime, is_newest: bool) -> Kept:
+def keep(store: Store, found: Found, *, now: datetime) -> Kept:
     """Bring the breaks of the orders that were judged up to date in one transaction, and return what became of each.
 
-    Nothing is written where a reconciliation does so for ever, nor where the ledger's side is older than what breaks
-    are known from; `is_newest` says that it cannot be, since it was read from the store itself.
+    Nothing is written where a reconciliation does so for ever, nor where either side is older than what the breaks are
+    known from: another look may have ended while this one was under way.
     """
     with store.writing() as connection:
         orders.lock(connection)
-        why_not = _why_not(connection, found, is_newest=is_newest)
+        why_not = _why_not(connection, found)
         if why_not is None:
             _write(connection, found, now)
         return Kept(_with_breaks(connection, found), why_not)
 
 
-def _why_not(connection: Connection, found: Found, *, is_newest: bool) -> str | None:
+def _why_not(connection: Connection, found: Found) -> str | None:
     if shadows.find(connection, FOLLOWER) is not None:
         return "`reconcile --watch` keeps the breaks of this ledger"
     known = orders.read_until(connection).ledger_at
     if found.ledger_until is None:
         return "up to when the ledger's side is whole is not known"
-    if not is_newest and known is not None and found.ledger_until < known:
-        return "the breaks of this ledger are known from a later moment than this source is whole up to"
+    if known is not None and found.ledger_until < known:
+        moments = f"{format_time(known)}, and this looked at the ledger as of {format_time(found.ledger_until)}"
+        return f"the breaks of this ledger are known from {moments}"
+    if orders.facts_count(connection) != found.facts_count:
+        return "orders came in while this looked at them: run `reconcile` again"
     return None
 
 
 def _write(connection: Connection, found: Found, now: datetime) -> None:
-    mismatches = pl.concat([found.mismatches, found.pending])
-    breaks.apply(connection, mismatches, _judged(connection, found), until=found.until, now=now)
+    mismatches = pl.concat([found.mismatches, found.pending, found.beyond])
+    # Both sides were read to `until` before they were judged, so what is past its deadline then waits for nothing.
+    breaks.apply(
+        connection,
+        mismatches,
+        _judged(connection, found),
+        until=found.until,
+        now=now,
+        grace_seconds=found.grace_seconds,
+        judged_at=found.until,
+    )
     _withhold(connection, found)
     if found.ledger_until is not None:
         orders.set_read_until(connection, "ledger", found.ledger_until)
@@ -93,17 +106,26 @@ def _with_breaks(connection: Connection, found: Found) -> Found:
     """Return what was found with the break of each mismatch; what waits there is pending here."""
     both = pl.concat([found.mismatches, found.pending])
     due = found.mismatches.select("order_id", "code", is_due=pl.lit(value=True))
-    known = break_rows.stored(connection, order_ids=both["order_id"].unique().to_list())
-    told = known.select("order_id", "code", "state", "resolution", **{"break": pl.col("id")})
+    known = break_rows.listed(connection, order_ids=both["order_id"].unique().to_list())
+    told = known.select(
+        "order_id",
+        "code",
+        "state",
+        "resolution",
+        "changed_at",
+        kept_deadline_at="deadline_at",
+        **{"break": pl.col("id")},
+    )
     joined = (
-        both.drop("break", "state", "resolution")
+        both.drop("break", "state", "resolution", "changed_at")
         .join(told, on=["order_id", "code"], how="left", maintain_order="left")
         .join(due, on=["order_id", "code"], how="left", maintain_order="left")
     )
     # What was resolved late and is found again waits once more, until its new deadline.
     waits = (pl.col("state") == "pending") | ((pl.col("state") == "resolved") & (pl.col("resolution") == "late"))
     is_pending = waits.fill_null(pl.col("is_due").is_null())
-    rows = joined.with_columns(is_pending=is_pending)
+    # A break may have a deadline of its own, and is certain only then.
+    rows = joined.with_columns(is_pending=is_pending, deadline_at=pl.coalesce("kept_deadline_at", "deadline_at"))
     return replace(
         found,
         mismatches=rows.filter(~pl.col("is_pending")).select(FOUND_SCHEMA.names()),

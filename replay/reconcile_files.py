@@ -25,10 +25,11 @@ from ledger.importing.orders import distinct_orders
 from ledger.importing.rejects import Rejects
 from ledger.importing.rows import OPTIONAL, REQUIRED, ROW_SCHEMA, check_transactions
 from ledger.importing.sources import FileSource, reading_parquet, require_columns, text_rows
-from ledger.orders import CONFLICT_SCHEMA, PARKED_SCHEMA
+from ledger.orders import PARKED_SCHEMA
 from projections.order_links import ORDER_LINKS
 from projections.orders import ORDER_STATE
 from projections.reconciliation import LINKED_SCHEMA
+from replay.reconcile_rejects import OrderRejects
 from replay.reconcile_sides import LedgerSide, OrderSide, Unknown
 from schemas.columns import UTC_MICROSECONDS
 from schemas.events import ID_LENGTH_MAX, STATUSES, TRANSACTION_TYPES
@@ -95,7 +96,7 @@ def ledger_of_file(
     the moment up to which the file is whole, and of every change that a row does not date. UsageError for a file that
     cannot be read, or lacks a column.
     """
-    with Rejects(rejects) as refused:
+    with OrderRejects(rejects, where=source.where, mapping=mapping) as refused:
         rows, naive_times = _read(source, mapping, refused, _TRANSACTIONS)
         several = _several(rows, "transaction_id")
         single = rows if several.is_empty() else rows.join(several, on="transaction_id", how="anti")
@@ -104,7 +105,8 @@ def ledger_of_file(
             followed = _of_several(rows.join(several, on="transaction_id", how="semi"), refused, now)
             linked = pl.concat([linked, followed])
     nobody = Unknown(pl.Series(dtype=pl.String()))
-    return LedgerSide(linked, nobody, now), FromFile(refused.count, refused.file, naive_times)
+    side = LedgerSide(linked, nobody, now, conflicts=refused.conflicts)
+    return side, FromFile(refused.count, refused.file, naive_times)
 
 
 def orders_of_file(source: FileSource, *, mapping: Mapping, rejects: Path, now: datetime) -> tuple[OrderSide, FromFile]:
@@ -112,12 +114,13 @@ def orders_of_file(source: FileSource, *, mapping: Mapping, rejects: Path, now: 
 
     `now` is the moment up to which the file is whole. UsageError for a file that cannot be read, or lacks a column.
     """
-    with Rejects(rejects) as refused:
+    with OrderRejects(rejects, where=source.where, mapping=mapping) as refused:
         rows, naive_times = _read(source, mapping, refused, _ORDERS)
         if _several(rows, "order_id").height:
             rows, _, contrary = distinct_orders(rows.sort(LINE))
             refused.add(contrary)
-    side = OrderSide(rows.select(_state()), CONFLICT_SCHEMA.to_frame(), PARKED_SCHEMA.to_frame(), now)
+    parked = PARKED_SCHEMA.to_frame()
+    side = OrderSide(rows.select(_state()), refused.conflicts, parked, now, rejected=refused.count)
     return side, FromFile(refused.count, refused.file, naive_times)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from ledger import orders, topics
+from ledger import break_rows, orders, topics
 from ledger.store import Store
 from projections import TRANSACTIONS, Projection
 from projections.order_links import ORDER_LINKS
@@ -43,6 +43,10 @@ _OF_TRANSACTIONS = {"version": "created_version", "position": "created_position"
 
 #: No account has this id. It stands for accounts that nobody has seen, where some may be missing.
 _NOBODY = ""
+
+
+#: An order that a break is about, whose account that was, and when the order was.
+BROKEN_SCHEMA = pl.Schema({name: break_rows.BREAK_SCHEMA[name] for name in ("order_id", "account_id", "order_at")})
 
 
 class Unknown(NamedTuple):
@@ -90,25 +94,32 @@ class LedgerSide(NamedTuple):
     """Transactions (`LINKED_SCHEMA`, `order_id` null where none names an order), and what was replayed for them.
 
     `until` is the moment up to which all of them were read, None where that is not known; `certificate` is None where
-    rows of a file stand in for the ledger.
+    rows of a file stand in for the ledger. `conflicts` (`CONFLICT_SCHEMA`) are orders that a row names which cannot be
+    read.
     """
 
     transactions: pl.DataFrame
     unknown: Unknown
     until: datetime | None
     certificate: Certificate | None = None
+    conflicts: pl.DataFrame = orders.CONFLICT_SCHEMA.to_frame()
 
 
 class OrderSide(NamedTuple):
     """Orders (`ORDER_STATE`); `conflicts` (`CONFLICT_SCHEMA`) cannot be judged, `parked` (`PARKED_SCHEMA`) not be read.
 
-    `until` is as of `LedgerSide`.
+    `until` is as of `LedgerSide`. `broken` (`BROKEN_SCHEMA`) are the orders that a break is known of already, and
+    `facts_count` is how many facts were known then, None where the orders are those of a file; `rejected` counts the
+    rows of a file that could not be read.
     """
 
     orders: pl.DataFrame
     conflicts: pl.DataFrame
     parked: pl.DataFrame
     until: datetime | None
+    broken: pl.DataFrame = BROKEN_SCHEMA.to_frame()
+    facts_count: tuple[int, ...] | None = None
+    rejected: int = 0
 
 
 def orders_of_ledger(store: Store) -> OrderSide:
@@ -116,8 +127,9 @@ def orders_of_ledger(store: Store) -> OrderSide:
     with store.snapshot() as session:
         events = orders.events(session)
         conflicts, parked = orders.conflicts(session), orders.parked(session)
-        until = orders.read_until(session).orders_at
-    return OrderSide(ORDERS.fold(events.lazy()).collect(), conflicts, parked, until)
+        until, facts_count = orders.read_until(session).orders_at, orders.facts_count(session)
+        broken = break_rows.listed(session).select(BROKEN_SCHEMA.names())
+    return OrderSide(ORDERS.fold(events.lazy()).collect(), conflicts, parked, until, broken, facts_count)
 
 
 def ledger_of_store(store: Store, asked: Asked, *, now: datetime, progress: Progress | None = None) -> LedgerSide:

@@ -168,7 +168,7 @@ def decode_orders(
 ) -> DecodedOrders:
     """Return the events that the values of some records of one partition hold, as `decode_order` reads each.
 
-    A record without a value holds none.
+    A record without a value (a tombstone) holds none: an order is never deleted.
     """
     rows: list[_Fields] = []
     places: list[int] = []
@@ -201,6 +201,7 @@ def order_rows(events: Sequence[OrderEvent], places: Sequence[tuple[int | None, 
 
 
 _UPCASTERS = Upcasters()
+_NO_VALUE = "the record has no value (a tombstone), which deletes no order"
 _KNOWN = {tag: frozenset(cls.__struct_fields__) - {"extra"} for tag, cls in ORDER_EVENT_TYPES.items()}
 _REFUNDED = str(OrderRefunded.__struct_config__.tag)
 _PLACED = str(OrderPlaced.__struct_config__.tag)
@@ -311,7 +312,12 @@ def _strictly(
     poison: list[PoisonOrder] = []
     for place in places:
         key = None if keys is None else keys[place]
-        found = decode_order(values[place] or b"", partition=partition, position=positions[place], key=key)
+        value, position = values[place], positions[place]
+        found = (
+            PoisonOrder(partition=partition, position=position, order_id=_key_text(key), version=None, reason=_NO_VALUE)
+            if value is None
+            else decode_order(value, partition=partition, position=position, key=key)
+        )
         if isinstance(found, PoisonOrder):
             poison.append(found)
         else:

@@ -74,13 +74,13 @@ def bring(store: Store, orders: Sequence[Row] = (), transactions: Sequence[Row] 
 def told(store: Store, *, now: datetime = LATER, span: Range = Range(), ledger: LedgerSide | None = None) -> Found:
     """Return what a reconciliation finds, without keeping it."""
     side = ledger or ledger_of_store(store, ask_for(span=span), now=now)
-    return reconcile(side, orders_of_ledger(store), span=span)
+    return reconcile(side, orders_of_ledger(store), span=span, now=now)
 
 
 def kept(store: Store, *, now: datetime = LATER, span: Range = Range(), ledger: LedgerSide | None = None) -> Kept:
     """Reconcile and keep what is found."""
     found = told(store, now=now, span=span, ledger=ledger)
-    return keep(store, found, now=now, is_newest=ledger is None)
+    return keep(store, found, now=now)
 
 
 def in_files(orders: Sequence[Row], transactions: Sequence[Row], *, ending: str, now: datetime = LATER) -> Found:
@@ -92,7 +92,7 @@ def in_files(orders: Sequence[Row], transactions: Sequence[Row], *, ending: str,
         ]
         ledger, _ = ledger_of_file(files[0], mapping=Mapping(), rejects=folder / "r1.csv", now=now)
         found, _ = orders_of_file(files[1], mapping=Mapping(), rejects=folder / "r2.csv", now=now)
-        return reconcile(ledger, found)
+        return reconcile(ledger, found, now=now)
 
 
 def codes(frame: pl.DataFrame) -> list[tuple[str, str]]:

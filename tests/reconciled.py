@@ -18,7 +18,7 @@ __all__ = ["PLACE", "check_judged", "check_links", "links", "replayed_links"]
 PLACE = ("partition", "position")
 
 _SAID = ("order_id", "code", "account_id", "points_at_risk", "order_points", "credit_points", "order_status")
-_SAID += ("credit_status", "transactions", "order_at", "deadline_at", "evidence")
+_SAID += ("credit_status", "transactions", "order_at", "evidence")
 
 
 def links(store: Store) -> pl.DataFrame:

@@ -4,8 +4,9 @@ A batch is one transaction that has taken the lock of orders first, so what is j
 moment, of several judges each takes other orders, and one that is killed leaves its orders touched. Nothing is judged
 before both sides were read to their ends once: half of a side would give mismatches that are none.
 
-An account that the follower parks, or frees again, changes what can be said of its orders although no fact came. The
-judge sees that by itself: it knows who was parked when it judged last.
+An account that the follower parks, or frees again, changes what can be said of its orders although no fact came, and so
+do other rules. The judge sees that by itself: how orders were judged last, by itself or by any other judge, is in the
+database (`ledger.judged_orders`). What is open when the rules change stays open for as long as it is found.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import polars as pl
 from sqlalchemy import Connection
 
 from consumers.reconciliation.ledger_side import follower, parked_accounts
-from ledger import breaks, order_transactions, orders, withheld_orders
+from ledger import breaks, judged_orders, order_transactions, orders, withheld_orders
 from ledger.breaks import Changes
+from ledger.orders import ReadUntil
 from ledger.shadows import Shadow
 from ledger.store import Store
 from projections.orders import ORDERS
@@ -32,11 +34,15 @@ ORDERS_MAX = 5_000
 
 
 class Judged(NamedTuple):
-    """What a step came to: how many orders were judged, how many of these are withheld, and what changed of breaks."""
+    """What a step came to: how many orders were judged, how many of these are withheld, and what changed of breaks.
+
+    `is_anew` says that all orders are judged again from now on, since they were judged by other rules before.
+    """
 
     orders: int
     withheld: int
     changes: tuple[Changes, ...]
+    is_anew: bool = False
 
 
 _NOTHING = Judged(0, 0, ())
@@ -62,9 +68,11 @@ class Judge:
         self._orders_max = orders_max
         self._now = now
         self._at = at
-        # None before the first step: who was parked when these orders were judged last is not known then.
-        self._parked: frozenset[str] | None = None
-        self._swept_until: datetime | None = None
+        self._said_rules = {name: float(value) for name, value in rules._asdict().items()}
+        self._has_begun = False
+        self._swept_until: ReadUntil | None = None
+        # The last order of the last batch: whoever is touched all the time lets the others have their turn.
+        self._after = ""
 
     def step(self) -> Judged:
         """Judge a batch of what was touched, and open what waits, if there is any of that to do."""
@@ -73,44 +81,64 @@ class Judge:
                 return _NOTHING
         with self._store.writing() as connection:
             orders.lock(connection)
-            until = orders.read_until(connection).both_at
+            read = orders.read_until(connection)
             shadow = follower(connection)
-            if until is None or shadow is None:
+            if read.both_at is None or shadow is None:
                 return _NOTHING
             # Asked after `until`: what was parked before that moment is parked here.
             parked = parked_accounts(connection, shadow)
-            self._touch_parked(connection, shadow, parked)
-            found = self._judged(connection, shadow, parked, until)
+            is_anew = self._touch_changed(connection, shadow, parked)
+            found = self._judged(connection, shadow, parked, read)._replace(is_anew=is_anew)
             self._at("judged")
         self._at("judgement committed")
-        self._parked = parked
-        if found.orders < self._orders_max:
-            self._swept_until = until
+        self._has_begun, self._swept_until = True, read
         return found
 
     def _is_due(self, connection: Connection) -> bool:
-        until, shadow = orders.read_until(connection).both_at, follower(connection)
-        if until is None or shadow is None:
+        read, shadow = orders.read_until(connection), follower(connection)
+        if read.both_at is None or shadow is None:
             return False
-        is_later = self._swept_until is None or until > self._swept_until
-        return is_later or bool(orders.touched(connection, 1)) or parked_accounts(connection, shadow) != self._parked
+        if self._swept_until != read or orders.touched(connection, 1):
+            return True
+        before = judged_orders.last(connection)
+        return before is None or before.parked_accounts != parked_accounts(connection, shadow)
 
-    def _touch_parked(self, connection: Connection, shadow: Shadow, parked: frozenset[str]) -> None:
-        """Touch the orders that can or cannot be judged any more, now that these accounts are parked."""
-        if parked == self._parked:
-            return
-        if self._parked is None:
+    def _touch_changed(self, connection: Connection, shadow: Shadow, parked: frozenset[str]) -> bool:
+        """Touch the orders that are judged otherwise than last; return whether all are, since the rules are others."""
+        last = judged_orders.last(connection)
+        if last is None:
+            # A single look may have withheld them.
             orders.touch(connection, withheld_orders.known(connection))
-        before = self._parked or frozenset()
+        # Only at the beginning: two judges of different rules would take turns for ever.
+        is_anew = last is not None and not self._has_begun and last.rules != self._said_rules
+        if is_anew:
+            orders.touch_all(connection)
+        before = frozenset() if last is None else last.parked_accounts
         changed = sorted(parked ^ before)
         orders.touch(connection, orders.of_accounts(connection, changed))
         orders.touch(connection, order_transactions.of_accounts(connection, shadow.number, changed))
         if bool(parked) != bool(before):
             orders.touch(connection, order_transactions.without_account(connection, shadow.number))
+        if last is None or is_anew or changed:
+            judged_orders.note(connection, judged_orders.Last(self._said_rules, parked))
+        return is_anew
 
-    def _judged(self, connection: Connection, shadow: Shadow, parked: frozenset[str], until: datetime) -> Judged:
-        now = self._now()
-        order_ids = orders.touched(connection, self._orders_max)
+    def _batch(self, connection: Connection) -> list[str]:
+        """Return the touched orders of this step: those after the last batch, and then from the first again."""
+        found = orders.touched(connection, self._orders_max, after=self._after)
+        if len(found) < self._orders_max:
+            found += orders.touched(connection, self._orders_max - len(found), until=self._after)
+        self._after = found[-1] if found else ""
+        return found
+
+    def _judged(self, connection: Connection, shadow: Shadow, parked: frozenset[str], read: ReadUntil) -> Judged:
+        now, until = self._now(), read.both_at
+        # Files say nothing between two imports, so waiting for the next one would be waiting for ever: what an import
+        # says is as of that moment, and only the ledger has to be read until these facts were judged.
+        source = orders.source(connection)
+        is_of_files = source is not None and source.kind == "files"
+        judged_at, noticed_until = (read.orders_at, read.ledger_at) if is_of_files else (now, None)
+        order_ids = self._batch(connection)
         changes: list[Changes] = []
         held = 0
         if order_ids:
@@ -126,14 +154,24 @@ class Judge:
             found = judged(sound, of_sound, self._rules).collect()
             said = pl.Series(order_ids, dtype=pl.String())
             said = said.filter(~said.is_in(unsaid["order_id"].to_list()))
-            changes.append(breaks.apply(connection, found, said, until=until, now=now))
+            changes.append(
+                breaks.apply(
+                    connection,
+                    found,
+                    said,
+                    until=until,
+                    now=now,
+                    grace_seconds=self._rules.grace_seconds,
+                    judged_at=judged_at,
+                    noticed_until=noticed_until,
+                )
+            )
             breaks.withhold(connection, unsaid["order_id"].to_list())
             withheld_orders.replace(connection, order_ids, unsaid)
             orders.untouch(connection, order_ids)
             held = unsaid.height
-        # What is still touched may have righted itself, so nothing of it opens before it was judged.
-        if len(order_ids) < self._orders_max:
-            changes.append(breaks.sweep(connection, until=until, now=now))
+        # Whatever is still touched is left out: it may have righted itself.
+        changes.append(breaks.sweep(connection, until=until, now=now, noticed_until=noticed_until))
         return Judged(len(order_ids), held, tuple(each for each in changes if _says_something(each)))
 
 

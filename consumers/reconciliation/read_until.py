@@ -152,7 +152,7 @@ class ReadUntil:
     def step(self) -> bool:
         """Look at the ends if it is time, and note the moment if all was read to them; return whether it was noted."""
         if self._look is None or self._look.ends is None:
-            self._look = self._looked(self._look)
+            self._look_at_ends()
         if self._look is None or self._look.ends is None:
             return False
         with self._store.snapshot() as session:
@@ -167,19 +167,22 @@ class ReadUntil:
         self._look = None
         return True
 
-    def _looked(self, before: _Look | None) -> _Look | None:
+    def _look_at_ends(self) -> None:
+        """Look at the ends if it is time; the moment is that of the first look, until one of them says something."""
         moment = time.monotonic()
         if self._looked_at is not None and moment < self._looked_at + self._look_seconds:
-            return before
+            return
         self._looked_at = moment
-        at = self._now() if before is None else before.at
+        # Noted before anything can fail: a side may remember how far it was at the first look, and that is this moment.
+        if self._look is None:
+            self._look = _Look(self._now(), None)
         try:
-            return _Look(at, self._reading.ends())
+            self._look = _Look(self._look.at, self._reading.ends())
         except BrokerRefused:
             raise
         except BrokerError:
             # Who reads the topic waits for its brokers, and says so.
-            return before
+            return
 
     def _is_read(self, session: Session, ends: Mapping[int, int]) -> bool:
         positions = self._reading.positions(session)

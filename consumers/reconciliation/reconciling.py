@@ -17,6 +17,7 @@ from consumers.reconciliation.read_until import LOOK_SECONDS, Reading, ReadUntil
 from consumers.shadow import Following, Step
 from ledger import orders, withheld_orders
 from ledger.store import Store
+from schemas.errors import RefusedError
 
 __all__ = ["OrdersFollowing", "Reconciling", "Standing"]
 
@@ -86,6 +87,7 @@ class Reconciling:
 
         RefusedError where a side cannot go on; what does not answer raises its own error, and the next step goes on.
         """
+        self._refuse_other_source()
         self._ledger_step = self.following.step()
         did = self._ledger_step.events > 0
         if self.orders_topic is not None:
@@ -97,6 +99,18 @@ class Reconciling:
         if judged.orders or judged.changes:
             self._told(judged)
         return did or judged.orders > 0
+
+    def _refuse_other_source(self) -> None:
+        """RefusedError where orders come from a topic by now, which this one does not read."""
+        if self.orders_topic is not None:
+            return
+        with self._store.snapshot() as connection:
+            found = orders.source(connection)
+        if found is not None and found.kind == "topic":
+            raise RefusedError(
+                f"the orders of this ledger come from the topic {found.topic!r} by now, and came from files",
+                next_step="start it again",
+            )
 
     def standing(self) -> Standing:
         """Return where it stands now."""

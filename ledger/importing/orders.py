@@ -3,13 +3,18 @@
 Every row is checked first; then a bounded number of orders at a time is compared with what is known and written in one
 transaction, which holds the lock of the reconciliation. What has gone in is known from then on, so an import that was
 killed anywhere is finished by the same command.
+
+An order whose last row is a reject is parked in that transaction until a later good row of it comes: what is known of
+it is not what the order system says now.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -20,6 +25,7 @@ from ledger.importing.mapping import Mapping
 from ledger.importing.order_rows import (
     OPTIONAL,
     ORDER_ROW_SCHEMA,
+    REFUSED_SCHEMA,
     REQUIRED,
     DecidedOrders,
     check_orders,
@@ -52,9 +58,9 @@ def import_orders(
 ) -> Imported:
     """Import order rows; good rows become events of orders, bad ones go to the `rejects` file with line and reason.
 
-    The second row of an order is unchanged if it says the same, else a reject. `now` is the moment of every change that
-    the rows do not date, and up to which the order side then counts as read. With `dry_run` nothing is written and the
-    result has a profile of the columns. Memory grows with the orders.
+    Rows of one order are followed in the order of the input. `now` is the moment of every change that the rows do not
+    date, and up to which the order side then counts as read, also where that is earlier than it was before. With
+    `dry_run` nothing is written and the result has a profile of the columns. Memory grows with the rows.
 
     Raises:
         UsageError: the input is unreadable or empty, or lacks a column that every order has.
@@ -64,15 +70,13 @@ def import_orders(
     total = _Total()
     with Rejects(rejects) as refused:
         read = _read(source, mapping or Mapping(), refused, progress, wants_profile=dry_run)
-        rows, total.unchanged, contrary = distinct_orders(read.rows)
-        refused.add(contrary)
-        for start in range(0, rows.height, orders_per_transaction):
-            some = rows[start : start + orders_per_transaction]
+        order_ids = read.order_ids
+        for some in _portions(read, order_ids, orders_per_transaction):
             decided = _compared(store, some, now) if dry_run else _written(store, some, now)
             refused.add(decided.rejects)
-            total.add(decided)
+            total.add(decided, len(some.order_ids))
             if progress is not None:
-                progress(start + some.height, rows.height)
+                progress(total.orders, len(order_ids))
         if not dry_run:
             _close(store, now)
     return Imported(
@@ -94,8 +98,10 @@ class _Total:
     imported: int = 0
     unchanged: int = 0
     events: int = 0
+    orders: int = 0
 
-    def add(self, decided: DecidedOrders) -> None:
+    def add(self, decided: DecidedOrders, orders: int) -> None:
+        self.orders += orders
         self.imported += decided.imported
         self.unchanged += decided.unchanged
         self.events += decided.events.height
@@ -103,16 +109,30 @@ class _Total:
 
 @dataclass
 class _Read:
-    """The input as far as it was read: the good rows (`ORDER_ROW_SCHEMA`), and what is said of the others."""
+    """The input as far as it was read: the good rows (`ORDER_ROW_SCHEMA`), and what is said of the others.
+
+    `refused` (`REFUSED_SCHEMA`) are rejects whose order is known.
+    """
 
     profiler: Profiler
     parts: list[pl.DataFrame] = field(default_factory=lambda: [ORDER_ROW_SCHEMA.to_frame()])
+    refused_parts: list[pl.DataFrame] = field(default_factory=lambda: [REFUSED_SCHEMA.to_frame()])
     ignored: set[str] = field(default_factory=set)
     naive_times: int = 0
 
     @property
     def rows(self) -> pl.DataFrame:
         return pl.concat(self.parts)
+
+    @property
+    def refused(self) -> pl.DataFrame:
+        return pl.concat(self.refused_parts)
+
+    @property
+    def order_ids(self) -> pl.Series:
+        """Every order that a row is about, in the order of the input."""
+        named = pl.concat([self.rows.select(LINE, "order_id"), self.refused.select(LINE, "order_id")])
+        return named.sort(LINE)["order_id"].unique(maintain_order=True)
 
 
 def _read(
@@ -130,6 +150,7 @@ def _read(
         if batch.rows.height:
             refused.add(checked.rejects)
             read.parts.append(checked.good)
+            read.refused_parts.append(checked.refused)
             read.naive_times += checked.naive_times
         done += batch.rows.height + batch.bad.height
         if progress is not None:
@@ -153,17 +174,52 @@ def _refuse_topic(store: Store) -> None:
         raise orders.other_source(found, _FILES)
 
 
-def _compared(store: Store, rows: pl.DataFrame, now: datetime) -> DecidedOrders:
+class _Portion(NamedTuple):
+    """Some orders with all their rows: the good ones (`ORDER_ROW_SCHEMA`) and those refused (`REFUSED_SCHEMA`)."""
+
+    order_ids: list[str]
+    rows: pl.DataFrame
+    refused: pl.DataFrame
+
+    def rejected(self, decided: DecidedOrders) -> pl.DataFrame:
+        """Return `order_id` and `reason` of the orders whose last row is a reject."""
+        refused = pl.concat([self.refused, decided.refused])
+        good = self.rows.join(decided.refused, on=LINE, how="anti").select(LINE, "order_id", reason=None)
+        last = pl.concat([refused, good.cast(REFUSED_SCHEMA)]).sort(LINE).unique("order_id", keep="last")
+        bad = last.filter(pl.col("reason").is_not_null()).sort(LINE)
+        return bad.select("order_id", reason=pl.format("line {}: {}", LINE, "reason"))
+
+
+def _portions(read: _Read, order_ids: pl.Series, orders_max: int) -> Iterator[_Portion]:
+    """Yield so many orders at a time."""
+    portions = order_ids.to_frame("order_id").with_columns(portion=pl.int_range(pl.len()) // orders_max)
+    rows, refused = (_by_portion(side, portions) for side in (read.rows, read.refused))
+    for (number,), some in portions.partition_by("portion", as_dict=True, maintain_order=True).items():
+        yield _Portion(
+            some["order_id"].to_list(),
+            rows.get((number,), ORDER_ROW_SCHEMA.to_frame()),
+            refused.get((number,), REFUSED_SCHEMA.to_frame()),
+        )
+
+
+def _by_portion(side: pl.DataFrame, portions: pl.DataFrame) -> dict[tuple[object, ...], pl.DataFrame]:
+    numbered = side.join(portions, on="order_id", how="left", maintain_order="left")
+    return numbered.partition_by("portion", as_dict=True, include_key=False, maintain_order=True)
+
+
+def _compared(store: Store, some: _Portion, now: datetime) -> DecidedOrders:
     with store.snapshot() as connection:
-        return decide_orders(rows, orders.events(connection, rows["order_id"].to_list()), now)
+        return decide_orders(some.rows, orders.events(connection, some.order_ids), now)
 
 
-def _written(store: Store, rows: pl.DataFrame, now: datetime) -> DecidedOrders:
+def _written(store: Store, some: _Portion, now: datetime) -> DecidedOrders:
     with store.writing() as connection:
         orders.lock(connection)
         orders.set_source(connection, _FILES)
-        decided = decide_orders(rows, orders.events(connection, rows["order_id"].to_list()), now)
+        decided = decide_orders(some.rows, orders.events(connection, some.order_ids), now)
         orders.add_events(connection, decided.events)
+        orders.fill_accounts(connection, decided.filled)
+        orders.replace_rejected(connection, some.order_ids, some.rejected(decided))
     return decided
 
 
@@ -172,7 +228,8 @@ def _close(store: Store, now: datetime) -> None:
     with store.writing() as connection:
         orders.lock(connection)
         orders.set_source(connection, _FILES)
-        orders.set_read_until(connection, "orders", now)
+        # Who said a wrong moment says the right one with the next import.
+        orders.set_read_until(connection, "orders", now, may_go_back=True)
 
 
 _FILES = orders.Source("files")

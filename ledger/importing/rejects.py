@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import polars as pl
 
@@ -147,7 +147,7 @@ class Rejects:
             raise UsageError(f"cannot write the rejects file: {error}", where=str(self.path)) from error
         self.count += rows.height
 
-    def __enter__(self) -> Rejects:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

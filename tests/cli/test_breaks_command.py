@@ -24,11 +24,11 @@ def broken(data: Path) -> Path:
     with store.writing() as connection:
         orders.lock(connection)
         late = mismatch("o4", account_id=None)
-        breaks.apply(connection, found(late), None, until=at(2), now=at(2))
+        breaks.apply(connection, found(late), None, until=at(2), now=at(2), grace_seconds=1e7)
         facts = found(
             mismatch("o1"), mismatch("o1", "wrong_account", points=3), mismatch("o2", deadline=99, order_at=at(20))
         )
-        breaks.apply(connection, facts, None, until=at(3), now=at(3))
+        breaks.apply(connection, facts, None, until=at(3), now=at(3), grace_seconds=1e7)
         orders.set_read_until(connection, "orders", at(4))
         orders.set_read_until(connection, "ledger", at(3))
     store.close()
@@ -144,6 +144,9 @@ def test_decisions(run: Run, broken: Path) -> None:
         (["resolve", "2", "--accept"], "--reason"),
         (["resolve", "99", "--accept", "--reason", "r"], "there is no break 99"),
         (["reopen", "99", "--reason", "r"], "there is no break 99"),
+        (["resolve", "2", "--accept", "--reason", "\udcff", "--by", "eve"], "--reason has bytes that are not UTF-8"),
+        (["resolve", "2", "--accept", "--reason", "r", "--by", "\udcff"], "--by has bytes that are not UTF-8"),
+        (["--code", "odd"], "no break has the code 'odd'; use one of missing_credit_transaction, "),
         (["--status", "odd"], "no break has the status 'odd'"),
         (["--start", "2026-06-01", "--end", "2026-05-01"], "--start is after --end"),
         (["--status", "open", "show", "2"], "--status is not about `show`"),
@@ -191,7 +194,55 @@ def test_a_decision_that_the_facts_left_behind_is_told(run: Run, broken: Path) -
     store = Store.at(broken)
     with store.writing() as connection:
         orders.lock(connection)
-        breaks.apply(connection, found(mismatch("o1", points=50)), pl.Series(["o1"]), until=at(31), now=at(31))
+        breaks.apply(
+            connection, found(mismatch("o1", points=50)), pl.Series(["o1"]), until=at(31), now=at(31), grace_seconds=1e7
+        )
     store.close()
     said = run("breaks", "--data", broken)
-    assert (said.status, "2 breaks changed after somebody had resolved it by hand" in said.out) == (0, True)
+    assert (said.status, "1 break changed after somebody had resolved it by hand, and still found: 2" in said.out) == (
+        1,
+        True,
+    )
+    assert run("breaks", "--data", broken, "--code", "wrong_account").status == 0
+    assert run("breaks", "show", 2, "--data", broken).status == 1
+    run("breaks", "resolve", 2, "--accept", "--reason", "that too", "--by", "eve", "--data", broken)
+    assert run("breaks", "--data", broken).status == 0
+    assert run("breaks", "show", 2, "--data", broken).status == 0
+
+
+@pytest.mark.parametrize("side", ["orders", "ledger"])
+def test_a_side_that_was_never_read(run: Run, data: Path, side: orders.Side) -> None:
+    """Breaks vouch for nothing while a side was never read whole; which one that is, is said."""
+    store = Store.at(data)
+    with store.writing() as connection:
+        orders.lock(connection)
+        breaks.apply(connection, found(mismatch("o1")), None, until=None, now=at(2), grace_seconds=900)
+        orders.set_read_until(connection, "ledger" if side == "orders" else "orders", at(3))
+    store.close()
+    said = run("breaks", "--data", data)
+    assert (said.status, f"nothing was reconciled yet ({side} not read)" in said.out) == (3, True)
+
+
+def test_orders_that_wait_to_be_judged(run: Run, broken: Path) -> None:
+    """Where orders came after the last look, what is known is not all; of another order it is."""
+    store = Store.at(broken)
+    with store.writing() as connection:
+        orders.lock(connection)
+        orders.touch(connection, ["o7"])
+    said = run("breaks", "--data", broken)
+    assert (said.status, "1 order not judged since something came: run `reconcile`" in said.out) == (3, True)
+    assert run("breaks", "--order", "o1", "--data", broken).status == 1
+    with store.writing() as connection:
+        orders.lock(connection)
+        orders.set_read_until(connection, "ledger", at(5))
+    store.close()
+    assert run("breaks", "--data", broken).status == 1
+
+
+def test_of_what_no_break_is_kept(run: Run, broken: Path) -> None:
+    """An order or an account that no break is about is named: it may be misspelt."""
+    said = run("breaks", "--order", "o99", "--account", "alice", "--data", broken)
+    assert (said.status, "no break of order o99 is kept" in said.out) == (0, True)
+    assert "no break of account" not in said.out
+    assert "no break of account bob is kept" in run("breaks", "--account", "bob", "--data", broken).out
+    assert "is kept" not in run("breaks", "--order", "o4", "--data", broken).out

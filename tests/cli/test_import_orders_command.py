@@ -46,6 +46,27 @@ def test_a_dry_run_makes_no_ledger(run: Run, file: Path) -> None:
     assert not Path("data/ledger.db").exists()
 
 
+@pytest.mark.parametrize("words", [[], ["--watch", "--rounds", 1]], ids=["once", "watch"])
+def test_an_order_of_a_rejected_row_has_no_false_break(
+    run: Run, data: Path, tmp_path: Path, words: list[object]
+) -> None:
+    """Its payment is no orphan: nothing can be said of it, by either way to reconcile, until a good row comes."""
+    path = tmp_path / "shop.csv"
+    path.write_text(f"{HEADER}order-1,alice,30,given back,2026-04-01T00:00:00Z\n")
+    assert run("--data", data, "import", "orders", path, "--now", NOW).status == 3
+    said = run("reconcile", *words, "--data", data, "--now", NOW, "--json")
+    assert (said.status, said.document["verdict"]) == (3, "INCOMPLETE")
+    listed = run("breaks", "--data", data, "--now", NOW, "--json")
+    assert (listed.status, listed.document["breaks"]) == (3, [])
+    (parked,) = listed.document["parked_orders"]
+    assert (parked["partition"], parked["order_id"]) == (None, "order-1")
+    assert "a row of order order-1 was rejected: line 2: unknown status" in run("breaks", "--data", data).out
+    path.write_text(f"{HEADER}order-1,alice,30,cancelled,2026-04-01T00:00:00Z\n")
+    assert run("--data", data, "import", "orders", path, "--now", NOW).status == 0
+    said = run("reconcile", *words, "--data", data, "--now", NOW, "--json")
+    assert (said.status, said.document["verdict"]) == (0, "CLEAN")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

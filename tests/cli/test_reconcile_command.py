@@ -135,7 +135,7 @@ def test_the_scenario_is_taken_to_the_letter(run, files):
 def test_the_scenario_says_which_day_it_took(run, files):
     """Where --start is left away, the words say which 24 hours were looked at."""
     said = run("reconcile", *files, "--business-code", "order.payment", "--now", NOW)
-    assert "from 2026-04-30T00:00:00.000000Z until 2026-05-01T00:00:00.000000Z (the 24 hours before that" in said.out
+    assert "from 2026-04-30T00:00:00.000000Z until 2026-05-01T00:00:00.000000Z (24 hours before now" in said.out
     given = run("reconcile", *files, "--business-code", "order.payment", "--start", "2026-04-29", "--now", NOW)
     assert "24 hours" not in given.out
     assert run("breaks", "--now", NOW).status == 2
@@ -164,7 +164,7 @@ def test_rows_that_cannot_be_read_are_counted_and_named(run, files, tmp_path):
     rejects = pl.read_csv(found["rejected"]["orders"]["file"])
     assert rejects["line"].to_list() == [8, 9]
     words = run("reconcile", *files, "--now", "2026-06-01").out
-    assert "2 rows of orders could not be read: see ledger-data/reports/rejects-orders.csv" in words
+    assert "2 rows of orders could not be read: see ledger-data/reports/rejects-reconcile-orders-orders.csv" in words
 
 
 def test_one_side_may_be_a_file(run, with_orders, tmp_path):

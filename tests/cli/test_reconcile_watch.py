@@ -119,6 +119,58 @@ def test_the_service_without_orders_only_compares(run: Run, data: Path) -> None:
     assert (status, document["verdict"], "breaks" in document) == (0, "EQUAL", False)
 
 
+def test_the_service_reconciles_from_the_first_order_on(run: Run, data: Path, tmp_path: Path) -> None:
+    """A `watch` that runs when the first orders come reconciles them; before that it can be relied on, and says so."""
+    run("project", "--data", data)
+    file = tmp_path / "orders.csv"
+    file.write_text(ORDERS)
+    with running("watch", "--data", data, "--json", "--listen", 0) as watch:
+        address = watch.wait_for("listening")["address"]
+        watch.wait_for("round finished")
+        until(lambda: asked(address, "/readyz")[0] == 200)
+        assert json.loads(asked(address, "/readyz")[1])["notes"] == ["no order is known, so nothing is reconciled"]
+        assert metrics(address)["ledger_replay_reconciling"] == 0
+        assert run("import", "orders", file, "--data", data).status == 0
+        watch.wait_for("break opened")
+        watch.wait_for("reconciled")
+        until(lambda: asked(address, "/readyz")[0] == 200)
+        assert "notes" not in json.loads(asked(address, "/readyz")[1])
+        assert metrics(address)["ledger_replay_reconciling"] == 1
+        status, out = watch.end()
+    document = json.loads(out)
+    assert (status, document["verdict"], document["reconciliation"]) == (1, "EQUAL", "FINDINGS")
+    assert [row["order_id"] for row in document["breaks"]] == ["order-2"]
+
+
+def test_orders_of_files_are_not_those_of_a_topic_that_is_configured(run: Run, ordered: Path) -> None:
+    """Where orders came from files and a topic is configured, both are named, and nothing begins."""
+    run("project", "--data", ordered)
+    configure(ordered, more='[reconcile]\norders_topic = "shop-orders"\n')
+    for command in (["reconcile", "--watch", "--rounds", 1], ["watch"]):
+        said = run(*command, "--data", ordered)
+        assert (said.status, "come from files" in said.err, "'shop-orders'" in said.err) == (2, True, True)
+
+
+def test_a_topic_that_is_configured_is_read_from_the_first_order_on(run: Run, data: Path) -> None:
+    """With a topic configured there is something to wait for, so it is asked for at once."""
+    configure(data, more='[reconcile]\norders_topic = "shop-orders"\n')
+    said = run("reconcile", "--watch", "--rounds", 1, "--data", data)
+    assert (said.status, "bootstrap" in said.err) == (2, True)
+
+
+def test_what_it_means_to_forget_its_shadow(run: Run, ordered: Path) -> None:
+    """Dropping the shadow of the reconciliation says what becomes of one that runs, and that one ends, refused."""
+    with running("reconcile", "--watch", "--data", ordered) as watch:
+        watch.wait_for("reconciled")
+        said = run("drift", "--forget", "--shadow", "reconciliation", "--yes", "--data", ordered)
+        assert (said.status, "`reconcile --watch`" in said.out) == (0, True)
+        watch.child.wait(60)
+        status, _ = watch.end()
+    assert status != 0
+    assert any("dropped while it was followed" in line for line in watch.other)
+    assert run("reconcile", "--watch", "--rounds", 1, "--data", ordered, "--now", NOW).status == 1
+
+
 def test_it_goes_on_where_it_was(run: Run, ordered: Path) -> None:
     """A reconciliation that was killed goes on from where it was, and finds what came meanwhile."""
     with running("reconcile", "--watch", "--data", ordered, "--json") as first:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import polars as pl
 import pytest
@@ -34,6 +35,56 @@ class BreaksContract:
             ("reconciliation", "pending", "open"),
         ]
         assert sweep(store, until=9, now=9).opened.is_empty()
+
+    def test_what_was_dated_long_ago_waits_until_both_sides_were_read_past_the_judgement(self, store):
+        """Facts that came late are no break before the other side was read up to when they were found."""
+        facts = found(mismatch("o1", deadline=-500))
+        assert judge(store, facts, until=2, now=3, judged_at=None).pending == 1
+        assert listed(store)["deadline_at"].to_list() == [at(3)]
+        assert judge(store, facts, until=2.9, now=4, judged_at=None).opened.is_empty()
+        assert listed(store)["deadline_at"].to_list() == [at(3)]
+        assert sweep(store, until=3, now=5).opened.height == 1
+
+    def test_other_facts_wait_anew(self, store):
+        """Facts that differ from those of an earlier judgement, or are later, have a deadline of their own."""
+        for hour, facts in [
+            (3, mismatch("o1", deadline=-500)),
+            (4, mismatch("o1", points=8, deadline=-500)),
+            (6, mismatch("o1", points=8, deadline=5)),
+        ]:
+            judge(store, found(facts), until=2, now=hour, judged_at=None)
+            assert listed(store).select("deadline_at", "noticed_at").rows() == [(at(hour), at(hour))]
+
+    def test_facts_of_the_future_wait_no_longer_than_others(self, store):
+        """However late facts are dated, what they give is due once the time of grace after its judgement is over."""
+        far = datetime(9999, 12, 31, 23, 59, tzinfo=UTC)
+        later = pl.col("order_at") + pl.duration(days=30)
+        facts = found(mismatch("o1", order_at=far)).with_columns(deadline_at=later, order_at=later)
+        for hour in (3, 4):
+            assert judge(store, facts, until=2, now=hour, judged_at=None, grace_seconds=3_600).opened.is_empty()
+        (row,) = listed(store).to_dicts()
+        assert (row["deadline_at"], row["order_at"].year) == (at(4), 9999)
+        with store.snapshot() as connection:
+            selected = break_rows.listed(connection, Selection(start=datetime(2027, 1, 1, tzinfo=UTC)))
+            assert selected["order_id"].to_list() == ["o1"]
+        assert sweep(store, until=4, now=5).opened["order_id"].to_list() == ["o1"]
+
+    def test_a_clock_at_the_end_of_time(self, store):
+        """The time of grace after the last moment that there is, is that moment."""
+        last = datetime.max.replace(tzinfo=UTC)
+        judge(store, found(mismatch("o1", deadline=1)), until=0, now=0, judged_at=last)
+        with store.writing() as connection:
+            breaks.apply(connection, found(mismatch("o2")), of("o2"), until=None, now=last, grace_seconds=900)
+        assert listed(store)["deadline_at"].to_list()[1] == last
+
+    def test_what_was_noticed_later_waits_whatever_its_deadline(self, store):
+        """Who says until when what was noticed may open lets the rest wait, at a judgement and at a sweep."""
+        facts = found(mismatch("o1", deadline=-5))
+        judge(store, facts, until=2, now=3, noticed_until=at(2))
+        assert listed(store).select("state", "deadline_at").rows() == [("pending", at(2))]
+        assert sweep(store, until=2, now=4, noticed_until=at(2.9)).opened.is_empty()
+        assert judge(store, facts, until=2, now=4, noticed_until=at(2.9)).opened.is_empty()
+        assert sweep(store, until=2, now=4, noticed_until=at(3)).opened.height == 1
 
     def test_what_is_in_order_before_its_deadline_never_was(self, store):
         """A pending one that is not found any more leaves neither a row nor a history, nor its number to the next."""
@@ -125,7 +176,7 @@ class BreaksContract:
         ]
         assert listed(store).select("changed_at", "resolved_at").rows() == [(at(9), at(3))]
         with store.snapshot() as connection:
-            assert break_rows.changed_since_decided(connection) == 1
+            assert break_rows.changed_since_decided(connection) == [1]
 
     def test_a_person_reopens_what_is_still_wrong(self, store):
         """A decision can be taken back while the facts still give the break, which then stands from that moment."""
@@ -143,6 +194,39 @@ class BreaksContract:
         assert judge(store, found(), of("o1"), until=5, now=5).resolved.height == 1
         with store.writing() as connection, pytest.raises(RefusedError, match="its facts are in order now"):
             breaks.reopen(connection, [1], by="adam", why="still", now=at(6))
+
+    def test_resolved_again_it_is_as_its_facts_are_now(self, store):
+        """What changed after a decision can be decided about once more; what did not cannot."""
+        judge(store, found(mismatch("o1")), until=2, now=2)
+        resolve(store, 1, "accepted", now=3)
+        judge(store, found(mismatch("o1", points=8)), of("o1"), until=4, now=4)
+        with store.snapshot() as connection:
+            assert break_rows.changed_since_decided(connection, Selection(order_id="o1")) == [1]
+            assert break_rows.changed_since_decided(connection, Selection(order_id="o2")) == []
+        resolve(store, 1, "manual", now=5)
+        assert listed(store).select("resolution", "resolved_at", "changed_at").rows() == [("manual", at(5), None)]
+        assert rows(store, 1)[-1][3:9] == ("eve", "resolved", "resolved", "manual", "so it is", 8)
+        with store.snapshot() as connection:
+            assert break_rows.changed_since_decided(connection) == []
+        with pytest.raises(RefusedError, match="break 1 is resolved already: manual"):
+            resolve(store, 1, "accepted", now=6)
+
+    def test_what_is_decided_before_its_deadline_waits_again_when_that_is_taken_back(self, store):
+        """It is pending again while its deadline is ahead; found no more, it is resolved, and its reason stays."""
+        judge(store, found(mismatch("o1", deadline=9), mismatch("o2", deadline=9)), until=2, now=2)
+        resolve(store, 1, "accepted", now=3)
+        resolve(store, 2, "accepted", now=3)
+        assert reopen(store, 1, now=4)["state"].to_list() == ["pending"]
+        assert listed(store).select("resolution", "resolved_at", "opened_at").row(0) == (None, None, None)
+        with store.writing() as connection:
+            assert breaks.withhold(connection, ["o1"]) == 0
+            orders.lock(connection)
+            for side in ("orders", "ledger"):
+                orders.set_read_until(connection, side, at(9))
+        changes = judge(store, found(), of("o1"), until=9, now=9)
+        assert (changes.gone, changes.resolved["resolution"].to_list()) == (0, ["late"])
+        assert [row[5] for row in rows(store, 1)] == ["pending", "resolved", "pending", "resolved"]
+        assert reopen(store, 2, now=9).select("state", "opened_at").rows() == [("reopened", at(9))]
 
     def test_decisions_are_all_or_none(self, store):
         """One id that is unknown, resolved already or not resolved lets nothing of its decision be written."""
@@ -301,25 +385,32 @@ def test_what_is_found_is_what_judging_gives() -> None:
 
 
 def judge(
-    store: Store, facts: pl.DataFrame, among: pl.Series | None = None, *, until: float | None, now: float
+    store: Store, facts: pl.DataFrame, among: pl.Series | None = None, *, until: float | None, now: float, **more: Any
 ) -> Changes:
-    """Look at some orders, or without any named at all of them."""
+    """Look at some orders, or without any named at all of them, once; `more` makes it another look."""
     with store.writing() as connection:
         orders.lock(connection)
-        return breaks.apply(connection, facts, among, until=moment(until), now=at(now))
+        moments = {"until": moment(until), "now": at(now), "judged_at": moment(until), "grace_seconds": 1e7}
+        return breaks.apply(connection, facts, among, **moments | more)
 
 
-def sweep(store: Store, *, until: float | None, now: float) -> Changes:
+def sweep(store: Store, *, until: float | None, now: float, **more: Any) -> Changes:
     """Open whatever is due."""
     with store.writing() as connection:
         orders.lock(connection)
-        return breaks.sweep(connection, until=moment(until), now=at(now))
+        return breaks.sweep(connection, until=moment(until), now=at(now), **more)
 
 
 def resolve(store: Store, number: int, resolution: breaks.Resolution, *, now: float) -> None:
     """Decide about one."""
     with store.writing() as connection:
         breaks.resolve(connection, [number], resolution, by="eve", why="so it is", now=at(now))
+
+
+def reopen(store: Store, number: int, *, now: float) -> pl.DataFrame:
+    """Take a decision back."""
+    with store.writing() as connection:
+        return breaks.reopen(connection, [number], by="adam", why="not so", now=at(now))
 
 
 def moment(hours: float | None) -> datetime | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import UTC, datetime, timedelta
 
+import polars as pl
 import pytest
 from databases import OnPostgres, OnSqlite
 from order_samples import completed, facts_of, placed, refunded
@@ -94,6 +95,72 @@ class OrdersContract:
             assert orders.conflicts(connection, ["b"]).is_empty()
             assert orders.touched(connection, 9) == ["a"]
 
+    @pytest.mark.parametrize("is_poison_first", [True, False])
+    def test_a_good_event_of_its_version_releases_a_record(self, store, is_poison_first):
+        """Whichever of the two came first, and however often: its order can be judged, others not."""
+        at = {"reason": "bad", "partition": 0}
+        said = [
+            PoisonOrder(order_id="a", version=1, position=1, **at),
+            PoisonOrder(order_id="a", version=1, position=2, **at),
+            PoisonOrder(order_id="b", version=2, position=3, **at),
+            PoisonOrder(order_id="c", version=None, position=4, **at),
+            PoisonOrder(order_id=None, version=1, position=5, **at),
+        ]
+        good = order_rows([placed(each) for each in "abc"], [(1, number) for number in range(3)])
+        steps = [lambda it: orders.add_parked(it, said), lambda it: orders.add_events(it, good)]
+        for step in steps if is_poison_first else steps[::-1]:
+            with store.writing() as connection:
+                orders.lock(connection)
+                step(connection)
+        assert [row[:3] for row in facts_of(store).parked] == [(0, 3, "b"), (0, 4, "c"), (0, 5, None)]
+
+    @pytest.mark.parametrize("is_poison_first", [True, False])
+    def test_two_good_events_are_not_released(self, store, is_poison_first):
+        """What contradicts an event stays, though a record of that version that cannot be read goes."""
+        bad = [PoisonOrder(partition=0, position=9, order_id="a", version=1, reason="bad")]
+        rivals = [order_rows([placed("a", points)], [(0, points)]) for points in (4, 5)]
+        with store.writing() as connection:
+            orders.lock(connection)
+            if is_poison_first:
+                orders.add_parked(connection, bad)
+            for rival in rivals:
+                orders.add_events(connection, rival)
+            orders.add_parked(connection, bad)
+            orders.add_events(connection, rivals[0])
+        assert [row[:4] for row in facts_of(store).parked] == [(0, 5, "a", 1)]
+
+    def test_rejected_rows_are_kept_until_their_orders_are_told_well(self, store):
+        """An order has the rows of its last import; those of others stay, and what is the same touches nothing."""
+        with store.writing() as connection:
+            orders.lock(connection)
+            told = pl.DataFrame({"order_id": ["b", "a"], "reason": ["line 2: bad", "line 3: worse"]})
+            orders.replace_rejected(connection, ["a", "b", "c"], told)
+            assert orders.parked(connection).rows() == [
+                (None, None, "b", None, "line 2: bad"),
+                (None, None, "a", None, "line 3: worse"),
+            ]
+            assert orders.conflicts(connection).rows()[0] == ("b", "a row of it was rejected: line 2: bad")
+            before = orders.facts_count(connection)
+            orders.untouch(connection, ["a", "b"])
+            orders.replace_rejected(connection, ["a"], told[1:])
+            assert (orders.touched(connection, 9), orders.facts_count(connection)) == ([], before)
+            orders.replace_rejected(connection, ["a"], told[1:].with_columns(reason=pl.lit("line 4: bad")))
+            assert orders.facts_count(connection) != before
+            orders.replace_rejected(connection, ["b"], told.clear())
+            assert orders.conflicts(connection)["order_id"].to_list() == ["a"]
+            assert orders.touched(connection, 9) == ["a", "b"]
+
+    def test_thousands_of_rejected_rows_go_in_and_out(self, store):
+        """As many as an import brings at once."""
+        names = [f"order-{number:05}" for number in range(6_000)]
+        with store.writing() as connection:
+            orders.lock(connection)
+            told = pl.DataFrame({"order_id": names, "reason": ["bad"] * len(names)})
+            orders.replace_rejected(connection, names, told)
+            assert orders.parked(connection).height == 6_000
+            orders.replace_rejected(connection, names, told.clear())
+            assert orders.parked(connection).is_empty()
+
     def test_touched_orders_are_taken_in_parts(self, store):
         """Thousands of ids go in once each, come in order, and go one part at a time."""
         names = [f"order-{number:05}" for number in range(6_000)]
@@ -145,6 +212,8 @@ class OrdersContract:
             assert orders.read_until(connection).both_at is None
             orders.set_read_until(connection, "ledger", NOW + timedelta(microseconds=1))
             assert orders.read_until(connection).both_at == NOW
+            orders.set_read_until(connection, "orders", NOW - timedelta(days=1), may_go_back=True)
+            assert orders.read_until(connection).both_at == NOW - timedelta(days=1)
 
     def test_what_is_forgotten_is_judged_again(self, store):
         """Nothing of the order side is left but which orders it was about."""

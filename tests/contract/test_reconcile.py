@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 
 import polars as pl
@@ -12,7 +13,9 @@ from ledgers import put_back, take_event
 from reconcile_rows import DAY, LATER, bring, codes, in_files, kept, order, payment, refund, told
 
 from consumers.archiver import archive_store
-from ledger import break_rows, breaks, orders, shadows, withheld_orders
+from consumers.reconciliation.ledger_side import OrderTransactions
+from consumers.shadow import StoreShadow
+from ledger import break_rows, breaks, order_transactions, orders, shadows, withheld_orders
 from ledger.order_transactions import FOLLOWER
 from replay.reconcile import Range, ask_for
 from replay.reconcile_breaks import keep
@@ -96,6 +99,7 @@ class ReconcileContract:
         bring(store, ORDERS, TRANSACTIONS, now=DAY + timedelta(minutes=5))
         found = kept(store, now=LATER).found
         assert (codes(found.pending), found.until) == (WRONG, DAY + timedelta(minutes=5))
+        assert found.verdicts == ["INCOMPLETE"]
 
     def test_what_comes_late_resolves_its_break(self, store):
         """A payment that comes after the break opened resolves it as late; a refund too much opens another."""
@@ -213,6 +217,23 @@ class ReconcileContract:
         assert found.mismatches.drop(places).equals(expected.mismatches.drop(places))
         assert (found.orders, found.transactions, found.verdicts) == (5, 5, ["FINDINGS"])
 
+    def test_of_one_moment_the_place_tells_what_came_last(self, store):
+        """Versions of two accounts say nothing of each other: store, follower and file agree which was last."""
+        tried = [payment("t0", None), payment("t1", "o1", status="failed")]
+        tried.append(payment("t2", "o1", account_id="bob", status="cancelled"))
+        bring(store, [order("o1")], tried)
+        with closing(StoreShadow(store, FOLLOWER, beside=OrderTransactions())) as shadow:
+            while shadow.step().events:
+                pass
+        with store.snapshot() as connection:
+            kept_rows = order_transactions.linked(connection, shadows.find(connection, FOLLOWER).number)
+        side = ledger_of_store(store, ask_for(), now=LATER)
+        followed = side._replace(transactions=kept_rows.select(side.transactions.columns))
+        found = [told(store), told(store, ledger=followed), in_files([order("o1")], tried, ending="csv")]
+        for each in found:
+            rows = each.mismatches.select("code", "transactions", "credit_status").rows()
+            assert rows == [(code, ["t1", "t2"], "cancelled") for code in ("amount_mismatch", "status_mismatch")]
+
     def test_an_archive_gives_what_the_store_gives(self, store, tmp_path):
         """The same mismatches at the same places, as far as the archive is known to be whole."""
         bring(store, ORDERS, TRANSACTIONS)
@@ -257,7 +278,7 @@ class ReconcileContract:
         side = ledger_of_store(store, ask_for(), now=LATER)._replace(until=None)
         found = told(store, ledger=side)
         assert (codes(found.pending), found.mismatches.height, found.verdicts) == (WRONG, 0, ["INCOMPLETE"])
-        assert keep(store, found, now=LATER, is_newest=True).why_not is not None
+        assert keep(store, found, now=LATER).why_not is not None
         assert states(store) == {}
 
 

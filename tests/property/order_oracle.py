@@ -154,7 +154,7 @@ def scenario(
     """Return how many orders and transactions there are, and (order_id, code, points, credit, statuses, ids)."""
     taken = [row for row in linked if start <= row["created_at"] <= end and row["business_code"] == business_code]
     order_map: dict[str, list[Row]] = {}
-    for row in sorted(taken, key=lambda row: (row["created_at"], row["version"], row["position"])):
+    for row in sorted(taken, key=_place):
         if row["order_id"] is not None:
             order_map.setdefault(row["order_id"], []).append(row)
     found: list[tuple[Any, ...]] = []
@@ -181,7 +181,9 @@ def scenario(
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    return row["created_at"], row["version"], row["account_id"], row["transaction_id"]
+    # A row without a position comes before those that have one.
+    position = -1 if row["position"] is None else row["position"]
+    return row["created_at"], position, row["version"], row["account_id"], row["transaction_id"]
 
 
 class _Sums:
@@ -196,6 +198,8 @@ class _Sums:
         self.frozen = total("frozen", payment, back)
         self.pending = total("pending", payment, back)
         self.held = self.frozen + self.pending
+        self.payments_pending = total("pending", payment)
+        self.payments_to_come = self.payments_pending + total("frozen", payment)
         self.net = self.paid - self.given_back
 
 
@@ -229,6 +233,12 @@ def _expected(order: Order, net: int) -> int:
     return min(max(net, 0), order.points)
 
 
+def _excess(order: Order, sums: _Sums) -> int:
+    """How much a pending order would be paid too much if everything that is held or pending were paid."""
+    assert order.points is not None
+    return max(sums.net + sums.payments_to_come - order.points, 0) if order.status == "pending" else 0
+
+
 def _elsewhere(order: Order, rows: list[Row], payment: str) -> int:
     total = 0
     for account_id in {row["account_id"] for row in rows}:
@@ -258,10 +268,12 @@ def _codes(order: Order, sides: Sides, timing_seconds: float) -> tuple[dict[str,
     if not rows:
         return ({"missing_credit_transaction": expected} if is_completed and expected > 0 else {}), net, status
     codes: dict[str, int] = {}
-    if net != expected:
-        codes["amount_mismatch"] = off
+    if worst := max(off, _excess(order, sums)):
+        codes["amount_mismatch"] = worst
     if is_completed and expected > 0 and status != "completed":
         codes["status_mismatch"] = max(off, sums.held)
+    if is_completed and net == expected > 0 and sums.payments_pending:
+        codes["status_mismatch"] = sums.payments_pending
     if is_cancelled and status in EFFECTIVE:
         codes["status_mismatch"] = max(off, sums.held)
     if net > expected and _is_duplicate(order, rows, payment, sums):
@@ -313,7 +325,8 @@ def _is_past_int64(sides: Sides) -> bool:
     sums = _Sums(rows, payment)
     off = abs(sums.net - _expected(order, sums.net))
     elsewhere = _elsewhere(order, rows, payment)
-    return max(sums.paid, sums.given_back, sums.held, off, elsewhere, order.refunded) > INT64_MAX
+    excess = _excess(order, sums)
+    return max(sums.paid, sums.given_back, sums.held, off, excess, elsewhere, order.refunded) > INT64_MAX
 
 
 def _is_parked(sides: Sides, parked_accounts: list[str]) -> bool:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sizes import FULL
 from sqlalchemy import delete
 
-from ledger import Store, breaks
-from ledger.tables import BREAK_HISTORY, BREAKS
+from ledger import Store, breaks, orders
+from ledger.tables import BREAK_HISTORY, BREAKS, RECONCILIATION
 from schemas.errors import RefusedError
 
 ORDERS = ("o1", "o2", "o3")
@@ -29,13 +29,28 @@ class Known:
     state: str
     how: str | None
     is_found: bool
+    #: Points, and the deadline that these facts give; `due` is the one that is stored.
     facts: tuple[int, int]
+    due: int
+    noticed: int
+    was_open: bool = False
+    has_changed: bool = False
     told: list[tuple[str | None, str, str | None]] = field(default_factory=list)
 
     def turn(self, state: str, how: str | None = None) -> None:
         """Change the state, which stands in the history."""
         self.told.append((self.state or None, state, how))
         self.state, self.how = state, how
+        self.was_open = self.was_open or state in ("open", "reopened")
+
+    def date(self, of_facts: int, judged_at: int, *, is_other: bool) -> None:
+        """Have the deadline of facts that are found, others or the same."""
+        if not is_other:
+            self.due = min(self.due, max(of_facts, self.noticed))
+            return
+        self.due = max(of_facts, judged_at)
+        if self.state == "pending" or self.how == "late":
+            self.noticed = judged_at
 
 
 class Rules:
@@ -44,60 +59,70 @@ class Rules:
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], Known] = {}
 
-    def judge(self, among: set[str], facts: dict[tuple[str, str], tuple[int, int]], until: int) -> None:
+    def judge(self, among: set[str], facts: dict[tuple[str, str], tuple[int, int]], until: int, judged_at: int) -> None:
         """Look at some orders; facts are points and deadline."""
         for key in KEYS:
             if key[0] in among:
-                self._look(key, facts.get(key), until)
+                self._look(key, facts.get(key), until, judged_at)
 
-    def _look(self, key: tuple[str, str], facts: tuple[int, int] | None, until: int) -> None:
+    def _look(self, key: tuple[str, str], facts: tuple[int, int] | None, until: int, judged_at: int) -> None:
         one = self.known.get(key)
+        due = 0 if facts is None else max(facts[1], judged_at)
         if one is None:
             if facts is not None:
-                self.known[key] = fresh = Known("", None, is_found=True, facts=facts)
-                fresh.turn("open" if facts[1] <= until else "pending")
+                self.known[key] = fresh = Known("", None, is_found=True, facts=facts, due=due, noticed=judged_at)
+                fresh.turn("open" if due <= until else "pending")
             return
         is_other = one.is_found != (facts is not None) or (facts is not None and facts[0] != one.facts[0])
+        if facts is not None:
+            one.date(facts[1], judged_at, is_other=is_other or facts[1] > one.due)
         one.is_found, one.facts = facts is not None, facts or one.facts
-        if one.state == "pending" and facts is None:
+        if one.state == "pending" and facts is None and len(one.told) == 1:
             del self.known[key]
-        elif one.state == "pending" and one.facts[1] <= until:
+        elif one.state == "pending" and facts is None:
+            one.turn("resolved", "late")
+        elif one.state == "pending" and one.due <= until:
             one.turn("open")
         elif one.state in ("open", "reopened") and facts is None:
             one.turn("resolved", "late")
-        elif one.how == "late" and facts is not None and facts[1] <= until:
+        elif one.how == "late" and facts is not None and one.due <= until:
             one.turn("reopened")
         elif one.how in ("manual", "accepted") and is_other:
             one.told.append(("resolved", "resolved", one.how))
+            one.has_changed = True
 
     def sweep(self, until: int) -> None:
         """Open what is due."""
         for one in self.known.values():
-            if one.state == "pending" and one.facts[1] <= until:
+            if one.state == "pending" and one.due <= until:
                 one.turn("open")
-            elif one.how == "late" and one.is_found and one.facts[1] <= until:
+            elif one.how == "late" and one.is_found and one.due <= until:
                 one.turn("reopened")
 
     def resolve(self, key: tuple[str, str], how: str) -> bool:
-        """Decide, unless it is resolved or not there."""
+        """Decide, unless it is not there, or resolved and not changed since."""
         one = self.known.get(key)
-        if one is None or one.state == "resolved":
+        if one is None or (one.state == "resolved" and not one.has_changed):
             return False
         one.turn("resolved", how)
+        one.has_changed = False
         return True
 
-    def reopen(self, key: tuple[str, str]) -> bool:
+    def reopen(self, key: tuple[str, str], until: int) -> bool:
         """Take back, if it is resolved and still found."""
         one = self.known.get(key)
         if one is None or one.state != "resolved" or not one.is_found:
             return False
-        one.turn("reopened")
+        one.turn("pending" if one.due > until and not one.was_open else "reopened")
+        one.has_changed = False
         return True
 
     def withhold(self, order: str) -> None:
-        """Forget what waits."""
-        for key in [key for key, one in self.known.items() if key[0] == order and one.state == "pending"]:
-            del self.known[key]
+        """Forget what waits and nobody ever decided about."""
+        waiting = [key for key, one in self.known.items() if key[0] == order and one.state == "pending"]
+        for key in waiting:
+            if len(self.known[key].told) == 1:
+                del self.known[key]
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +151,20 @@ def test_life_follows_the_rules(store: Store, given_steps: list) -> None:
     with store.writing() as connection:
         connection.execute(delete(BREAK_HISTORY))
         connection.execute(delete(BREAKS))
+        connection.execute(delete(RECONCILIATION))
     rules, until = Rules(), 0
     for now, ((what, first, second), further) in enumerate(given_steps):
         until += further
         with store.writing() as connection:
+            orders.lock(connection)
+            for side in ("orders", "ledger"):
+                orders.set_read_until(connection, side, at(until))
             if what == "judge":
                 facts = {key: value for key, value in second.items() if key[0] in first}
-                rules.judge(first, facts, until)
+                rules.judge(first, facts, until, now)
                 rows = [mismatch(*key, points=points, deadline=deadline) for key, (points, deadline) in facts.items()]
                 among = None if first == set(ORDERS) else of(*first)
-                breaks.apply(connection, found(*rows), among, until=at(until), now=at(now))
+                breaks.apply(connection, found(*rows), among, until=at(until), now=at(now), grace_seconds=1e7)
             elif what == "sweep":
                 rules.sweep(until)
                 breaks.sweep(connection, until=at(until), now=at(now))
@@ -143,15 +172,15 @@ def test_life_follows_the_rules(store: Store, given_steps: list) -> None:
                 rules.withhold(first)
                 breaks.withhold(connection, [first])
             else:
-                decide(connection, rules, (what, first, second), now)
+                decide(connection, rules, (what, first, second), now, until)
         assert_same(store, rules)
 
 
-def decide(connection, rules: Rules, step: tuple, now: int) -> None:
+def decide(connection, rules: Rules, step: tuple, now: int, until: int) -> None:
     """Resolve or reopen the same in both, which must allow or refuse the same."""
     what, key, how = step
     ids = breaks.listed(connection, breaks.Selection(order_id=key[0], code=key[1]))["id"].to_list()
-    is_allowed = rules.resolve(key, how or "") if what == "resolve" else rules.reopen(key)
+    is_allowed = rules.resolve(key, how or "") if what == "resolve" else rules.reopen(key, until)
     if not ids:
         assert not is_allowed
         return
@@ -177,7 +206,7 @@ def assert_same(store: Store, rules: Rules) -> None:
     for key, one in rules.known.items():
         row = rows[key]
         assert (row["state"], row["resolution"], row["is_found"]) == (one.state, one.how, one.is_found), key
-        assert row["points_at_risk"] == one.facts[0]
+        assert (row["points_at_risk"], row["deadline_at"]) == (one.facts[0], at(one.due)), key
         assert (row["resolved_at"] is not None) == (one.state == "resolved")
         told = histories[row["id"]].select("from_state", "to_state", "resolution").rows()
         assert told == one.told, key

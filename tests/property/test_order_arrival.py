@@ -28,7 +28,8 @@ def told(draw: st.DrawFn) -> list[_Told]:
         order_id, version = draw(st.sampled_from("ab")), draw(st.integers(1, 3))
         if draw(st.integers(0, 9)) == 0:
             named = draw(st.sampled_from([None, "a", "d"]))
-            poison = PoisonOrder(partition=place[0], position=offset, order_id=named, version=None, reason="bad")
+            of = draw(st.sampled_from([None, version]))
+            poison = PoisonOrder(partition=place[0], position=offset, order_id=named, version=of, reason="bad")
             found.append((place, poison))
         elif version == 1:
             found.append((place, placed(order_id, draw(st.integers(1, 2)))))
@@ -46,10 +47,12 @@ def _content(event: OrderEvent) -> tuple[Any, ...]:
 def _expected(everything: list[_Told]) -> tuple[set[tuple[Any, ...]], set[tuple[Any, ...]]]:
     """Return what is kept, with places, and the places and orders of what is parked: naively, all at once."""
     first: dict[tuple[Any, ...], _Place] = {}
+    told = {(each.order_id, each.version) for _, each in everything if isinstance(each, OrderEvent)}
     parked: set[tuple[Any, ...]] = set()
     for place, each in everything:
         if isinstance(each, PoisonOrder):
-            parked.add((*place, each.order_id))
+            if (each.order_id, each.version) not in told:
+                parked.add((*place, each.order_id))
         else:
             content = _content(each)
             first[content] = min(first.get(content, place), place)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -61,7 +61,9 @@ class Reacting:
     def judge(self, *mismatches: dict[str, object], among: tuple[str, ...]) -> None:
         """Judge some orders, and say what came of it."""
         with self.store.writing() as connection:
-            changes = breaks.apply(connection, found(*mismatches), of(*among), until=self.time, now=self.time)
+            changes = breaks.apply(
+                connection, found(*mismatches), of(*among), until=self.time, now=self.time, grace_seconds=1e7
+            )
         self.reactions.judged(Judged(len(among), 0, (changes,)))
 
     def look(self, hours: float) -> None:
@@ -229,9 +231,18 @@ def test_between_two_looks_nothing_is_counted(store: Store) -> None:
     reacting.reactions._look_seconds = 1e9
     reacting.look(1)
     with store.writing() as connection:
-        breaks.apply(connection, found(mismatch("o1")), None, until=at(2), now=at(2))
+        breaks.apply(connection, found(mismatch("o1")), None, until=at(2), now=at(2), grace_seconds=1e7)
     reacting.look(2)
     assert reacting.gauge("breaks", state="open", code="amount_mismatch") is None
     reacting.judge(among=("o2",))
     reacting.look(2)
     assert reacting.gauge("breaks", state="open", code="amount_mismatch") == 1
+
+
+def test_a_clock_at_the_beginning_of_time(store: Store) -> None:
+    """Before the first moment that there is nothing was open, for however long a break may be."""
+    reacting = Reacting(store)
+    reacting.time = datetime.min.replace(tzinfo=UTC)
+    reacting.judge(mismatch("o1"), among=("o1",))
+    reacting.reactions.look()
+    assert reacting.log.of("breaks stay open") == []

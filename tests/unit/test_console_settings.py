@@ -85,3 +85,24 @@ def test_unknown_zone() -> None:
     """A time zone that does not exist is a configuration error."""
     with pytest.raises(ConfigurationError, match="Mars"):
         parse_moment("2026-01-31T09:30", zone="Mars/Olympus")
+
+
+def test_a_topic_of_orders_is_configured_or_not(tmp_path: Path) -> None:
+    """No topic of orders is read unless the file names one, and a name is never empty."""
+    assert load_settings(tmp_path, None).reconcile.orders_topic is None
+    path = tmp_path / FILE_NAME
+    path.write_text('[reconcile]\norders_topic = "shop-orders"\n')
+    assert load_settings(tmp_path, None).reconcile.orders_topic == "shop-orders"
+    path.write_text('[reconcile]\norders_topic = ""\n')
+    with pytest.raises(ConfigurationError, match="orders_topic"):
+        load_settings(tmp_path, None)
+
+
+def test_no_time_of_a_reconciliation_is_longer_than_a_calendar(tmp_path: Path) -> None:
+    """How long a break may stay open is bounded, so that every clock can be set back by it."""
+    path = tmp_path / FILE_NAME
+    path.write_text("[reconcile]\nalert_after_seconds = 315360000\n")
+    assert load_settings(tmp_path, None).reconcile.alert_after_seconds == 315_360_000
+    path.write_text("[reconcile]\nalert_after_seconds = 1e12\n")
+    with pytest.raises(ConfigurationError, match="alert_after_seconds"):
+        load_settings(tmp_path, None)

@@ -13,10 +13,14 @@ import pytest
 from sqlalchemy import Connection
 
 from consumers.reconciliation.judging import Judge, Judged
+from consumers.reconciliation.ledger_side import OrderTransactions
+from consumers.reconciliation.reconciling import Reconciling
+from consumers.shadow import StoreShadow
 from ledger import Store, break_rows, breaks, order_transactions, orders, read_model, shadows, topics
 from ledger.order_transactions import FOLLOWER, ROW_SCHEMA
 from ledger.shadows import Shadow
 from projections.reconciliation import Rules
+from schemas.errors import RefusedError
 from schemas.orders import OrderCompleted, OrderPlaced, order_rows
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -257,6 +261,119 @@ def test_a_judge_that_begins_looks_at_all_that_is_withheld(world):
     assert world.states()[f"freed {MISSING}"] == "open"
 
 
+def test_what_another_judge_saw_and_did_not_live_to_undo_is_seen(world):
+    """An account is parked and freed, or freed and parked, between two steps of a judge while another one judged."""
+    world.order("o")
+    world.read_until(1_000)
+    first, second = world.judge_of(), world.judge_of()
+    first.step()
+    world.park("a")
+    second.step()
+    assert world.withheld() == ["o"]
+    world.park()
+    first.step()
+    assert world.withheld() == []
+    world.park("a")
+    first.step()
+    third = world.judge_of()
+    world.park()
+    third.step()
+    assert world.withheld() == []
+    world.park("a")
+    first.step()
+    assert world.withheld() == ["o"]
+
+
+def test_what_is_not_touched_opens_while_others_wait(world):
+    """Orders that never cease to be touched hold back no break of others, nor the judgement of later ones."""
+    for order_id in ("a1", "a2", "z"):
+        world.order(order_id)
+    world.read_until(10)
+    world.judge.step()
+    judge = world.judge_of(orders_max=2)
+    world.read_until(1_000)
+    with world.writing() as connection:
+        orders.touch(connection, ["a1", "a2"])
+    world.paid("a2")
+    judge.step()
+    assert world.states() == {f"a1 {MISSING}": "open", f"z {MISSING}": "open"}
+    world.paid("z")
+    for _ in range(2):
+        with world.writing() as connection:
+            orders.touch(connection, ["a1", "a2"])
+        judge.step()
+    assert world.states()[f"z {MISSING}"] == "resolved"
+
+
+def test_a_break_whose_order_is_touched_is_not_swept(world):
+    """It is judged first: what came may have put it in order."""
+    for order_id in ("a", "b", "c"):
+        world.order(order_id)
+    world.read_until(10)
+    world.judge.step()
+    for order_id in ("a", "b", "c"):
+        world.paid(order_id)
+    world.read_until(1_000)
+    judge = world.judge_of(orders_max=1)
+    for _ in range(3):
+        assert all(each.opened.is_empty() for each in judge.step().changes)
+        assert "open" not in world.states().values()
+    assert world.states() == {}
+
+
+def test_an_order_that_came_late_waits_until_the_ledger_was_read_past_its_judgement(world):
+    """Dated long ago it is past its time of grace at once, but its payment may be among what was not read yet."""
+    world.read_until(1_000)
+    world.order("o")
+    world.now += timedelta(seconds=5)
+    world.judge.step()
+    assert world.states() == {f"o {MISSING}": "pending"}
+    world.read_until(1_004)
+    world.judge.step()
+    assert world.states() == {f"o {MISSING}": "pending"}
+    world.read_until(1_005)
+    world.judge.step()
+    assert world.states() == {f"o {MISSING}": "open"}
+
+
+def test_of_files_only_the_ledger_is_read_past_a_judgement(world):
+    """Nobody knows when there is another import: what is due at the last one waits for the ledger alone."""
+    world.read_until(1_000)
+    world.order("o")
+    with world.writing() as connection:
+        orders.set_source(connection, orders.Source("files"))
+    world.now += timedelta(seconds=5)
+    world.judge.step()
+    assert world.states() == {f"o {MISSING}": "pending"}
+    for seconds, state in [(4, "pending"), (5, "open")]:
+        with world.writing() as connection:
+            orders.set_read_until(connection, "ledger", NOON + timedelta(seconds=1_000 + seconds))
+        world.judge.step()
+        assert world.states() == {f"o {MISSING}": state}
+
+
+def test_other_rules_judge_all_orders_again(world):
+    """A judge that begins with other rules than orders were judged by last judges all of them, once."""
+    for order_id in ("o", "p"):
+        world.order(order_id)
+    world.read_until(70)
+    assert not world.judge.step().is_anew
+    assert set(world.states().values()) == {"open"}
+    world.order("q")
+    world.now = NOON + timedelta(seconds=70)
+    patient = Judge(world.store, Rules(grace_seconds=3_600), now=lambda: world.now)
+    found = patient.step()
+    assert (found.orders, found.is_anew) == (3, True)
+    assert world.states() == {f"o {MISSING}": "open", f"p {MISSING}": "open", f"q {MISSING}": "pending"}
+    # Of two at once neither undoes what the other one does.
+    assert world.judge.step() == Judged(0, 0, ())
+    assert patient.step() == Judged(0, 0, ())
+    again = world.judge_of().step()
+    assert (again.orders, again.is_anew) == (3, True)
+    assert world.states()[f"q {MISSING}"] == "open"
+    assert not world.judge_of().step().is_anew
+
+
 def test_an_account_that_our_relay_holds_back_counts_as_parked(tmp_path):
     """Its later events are not on the topic that is followed, so nothing can be said of its orders."""
     with closing(Store.at(tmp_path)) as store:
@@ -289,3 +406,17 @@ def test_an_order_of_which_something_cannot_be_read_is_withheld(world):
     judged = world.judge.step()
     assert (judged.orders, judged.withheld) == (2, 1)
     assert (world.withheld(), set(world.states())) == (["hole"], {f"whole {MISSING}"})
+
+
+def test_orders_that_come_from_a_topic_by_now_end_what_does_not_read_it(world):
+    """A reconciliation of orders of files would wait for ever for what only the topic says."""
+    following = StoreShadow(world.store, FOLLOWER, beside=OrderTransactions(), restart=True)
+    with closing(Reconciling(world.store, following, world.judge, readings=())) as reconciling:
+        with world.writing() as connection:
+            orders.set_source(connection, orders.Source("files"))
+        reconciling.step()
+        with world.writing() as connection:
+            orders.forget(connection)
+            orders.set_source(connection, orders.Source("topic", "orders", "id"))
+        with pytest.raises(RefusedError, match="come from the topic 'orders' by now"):
+            reconciling.step()

@@ -157,6 +157,17 @@ def test_readiness_says_why_not() -> None:
     assert asked("/healthz", health=health)[0] == 200
 
 
+def test_a_note_is_told_beside_readiness() -> None:
+    """What is worth knowing and no reason against relying on it stands beside the answer, and goes again."""
+    health = Health(healthy_seconds=10)
+    health.ready(None)
+    health.note("nothing is reconciled")
+    status, text = asked("/readyz", health=health)
+    assert (status, json.loads(text)["notes"]) == (200, ["nothing is reconciled"])
+    health.note(None)
+    assert "notes" not in json.loads(asked("/readyz", health=health)[1])
+
+
 def test_a_source_that_does_not_answer_makes_it_unready() -> None:
     """While the shadow waits for its source, nobody should rely on it, though the loop moves."""
     health = Health(healthy_seconds=10)

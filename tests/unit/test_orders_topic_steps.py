@@ -20,6 +20,7 @@ from ledger import Store, orders
 from ledger.orders import Source
 from replay.topic import Connection, Topic
 from schemas.errors import BrokerError, RefusedError
+from schemas.orders import order_rows
 
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 POISON = b'{"event":"order.vanished","order_id":"%s","version":3}'
@@ -108,6 +109,7 @@ def test_bad_records_are_parked_and_the_rest_goes_on(store, topic, opened):
     assert reasons[1] == "unknown event 'order.vanished'"
     assert "points" in reasons[2]
     assert "order_id" in reasons[3]
+    assert reasons[4] == "the record has no value (a tombstone), which deletes no order"
     assert found.touched == ["a", "c", "d", "k", "t"]
     assert (taken.imported, taken.rejected, taken.verdict) == (1, 5, "REJECTS")
     assert [each.position for each in taken.parked] == [0, 1, 2, 3, 4]
@@ -247,15 +249,25 @@ def test_a_topic_that_is_made_again_stops_its_readers(topic, opened, monkeypatch
         reader.step()
 
 
-def test_a_restart_leaves_the_orders_of_another_source(store, topic, opened):
-    """Orders of files are not forgotten for a topic."""
+@pytest.mark.parametrize("before", [Source("files"), Source("topic", "wrong", "id-9")], ids=["files", "topic"])
+def test_only_a_restart_takes_the_place_of_another_source(store, topic, opened, before):
+    """Orders that come from elsewhere are refused; with a restart they are forgotten, and have to be judged again."""
     with store.writing() as connection:
         orders.lock(connection)
-        orders.set_source(connection, Source("files"))
-    for restart in (False, True):
-        with pytest.raises(RefusedError, match="come from files, not from the topic 'events'"):
-            opened(restart=restart)
+        orders.set_source(connection, before)
+        orders.add_events(connection, order_rows([placed("old")]))
+        orders.untouch(connection, ["old"])
+    topic.logs[0] = wire([placed("new")])
+    with pytest.raises(RefusedError, match="not from the topic 'events'"):
+        opened()
     topic.members.clear()
+    taken = brought(store, restart=True)
+    assert (taken.imported, taken.replaced) == (1, before)
+    found = facts_of(store)
+    assert ([row[0] for row in found.events], found.touched) == (["new"], ["new", "old"])
+    with store.snapshot() as connection:
+        assert orders.source(connection) == Source("topic", "events", "id")
+    assert brought(store, restart=True).replaced is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from consumers.shadow import StoreShadow
 from consumers.topic_shadow import TopicShadow
 from ledger import Store, orders, topics
 from ledger.order_transactions import FOLLOWER
-from schemas.errors import BrokerError, BrokerRefused
+from schemas.errors import BrokerError, BrokerRefused, StoreError
 from schemas.orders import OrderPlaced
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -224,7 +224,38 @@ def test_brokers_that_do_not_answer_leave_it_where_it_is(store, clock, followed)
     assert [kept.step() for _ in range(2)] == [False, False]
     late = clock.move(60)
     assert kept.step()
+    # What is there now was all that was there when it was asked first.
+    assert until(store) == NOON
+    assert kept.step()
     assert until(store) == late
     answers.append(BrokerRefused("no"))
     with pytest.raises(BrokerRefused):
         kept.step()
+
+
+@pytest.mark.parametrize("error", [BrokerError("down"), StoreError("gone")], ids=["brokers", "store"])
+def test_a_look_that_failed_leaves_no_older_head_behind(store, clock, followed, error):
+    """After an outage a moment counts where the relay is where the store was then, not where it was before."""
+    topic, shadow = followed
+    with store.writing() as connection:
+        head = store.head(connection)
+        topics.claim(connection, "events", "id", 1, {0: 0})
+        topics.advance(connection, "events", after=0, until=head, offsets={0: 0})
+    answers: list[Exception] = [error]
+
+    def described(name: str) -> tuple[str, dict[int, int]]:
+        if answers:
+            raise answers.pop()
+        return ends_of(topic)(name)
+
+    kept = keeping(store, TopicOfLedger(store, lambda: shadow.shadow, described), clock)
+    shadow.step()
+    with suppress(StoreError):
+        assert not kept.step()
+    # The ledger goes on, and the relay has published nothing of it when the topic can be asked again.
+    append(store, *account_stream("c", 1))
+    clock.move(3_600)
+    assert kept.step()
+    assert until(store) == NOON
+    assert not kept.step()
+    assert until(store) == NOON

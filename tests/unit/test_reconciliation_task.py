@@ -17,7 +17,7 @@ from consumers.health import Health
 from consumers.loop import Loop, Pauses
 from consumers.metrics import LoopMetrics
 from consumers.reconciliation.reconciling import Standing
-from consumers.reconciliation_task import ReconciliationTask
+from consumers.reconciliation_task import AwaitedReconciliation, ReconciliationTask
 from consumers.shadow import Step
 from ledger import Store
 from schemas.errors import BrokerError
@@ -148,3 +148,33 @@ def test_it_runs_in_the_loop(store: Store) -> None:
     loop.run(lambda: running.reconciling.stepped > 1_000)
     assert running.task.rounds == 1
     assert len(running.log.of("goes on")) == 1
+
+
+def test_it_is_awaited_until_an_order_is_known(store: Store) -> None:
+    """It begins at the first look that finds orders, whatever fails meanwhile, and is not waited for before that."""
+    running = Running(store, rounds=1)
+    found: list[ReconciliationTask | Exception | None] = [None, None, BrokerError("no brokers"), running.task]
+
+    def begin() -> ReconciliationTask | None:
+        each = found.pop(0)
+        if isinstance(each, Exception):
+            raise each
+        return each
+
+    health = Health(healthy_seconds=60)
+    awaited = AwaitedReconciliation(
+        begin, registry=running.loop.registry, health=health, log=running.log, look_seconds=0
+    )
+    assert [awaited.step(), awaited.step()] == [False, False]
+    assert (awaited.why_not_ready, awaited.is_done(), running.gauge("reconciling")) == (None, False, 0)
+    assert health.notes == ["no order is known, so nothing is reconciled"]
+    assert len(running.log.of("no order is known, so nothing is reconciled")) == 1
+    with pytest.raises(BrokerError):
+        awaited.step()
+    awaited.step()
+    assert (health.notes, running.gauge("reconciling")) == ([], 1)
+    assert awaited.why_not_ready == running.task.why_not_ready is not None
+    running.reconciling.ledger_until = at(1)
+    while not awaited.is_done():
+        awaited.step()
+    assert awaited.why_not_ready is None
