@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from consumers.reconciliation.ledger_side import follower, parked_accounts
-from ledger import Store, break_rows, breaks, order_transactions, orders
+from ledger import Store, break_rows, breaks, order_transactions, orders, shadows
 from projections import ORDER_LINKS, TRANSACTIONS
 from projections.orders import ORDERS
 from projections.reconciliation import LINKED_SCHEMA, Rules, judged, withheld
@@ -23,10 +23,16 @@ _SAID += ("credit_status", "transactions", "order_at", "evidence")
 
 def links(store: Store) -> pl.DataFrame:
     """Return what is kept of transactions that name an order, in key order."""
+    return _links_at(store)[0]
+
+
+def _links_at(store: Store) -> tuple[pl.DataFrame, int]:
+    """Return the same, and the store's position that it is of: both of one moment, since others may go on."""
     with store.snapshot() as connection:
         shadow = follower(connection)
         assert shadow is not None
-        return order_transactions.linked(connection, shadow.number).sort(ORDER_LINKS.key)
+        found = order_transactions.linked(connection, shadow.number).sort(ORDER_LINKS.key)
+        return found, shadows.positions(connection, shadow).get(0, 0)
 
 
 def replayed_links(store: Store, until: int) -> pl.DataFrame:
@@ -38,9 +44,10 @@ def replayed_links(store: Store, until: int) -> pl.DataFrame:
     return told.select(name for name in ORDER_LINKS.schema if name not in PLACE).sort(ORDER_LINKS.key)
 
 
-def check_links(store: Store, until: int) -> None:
-    """Compare what is kept of transactions with a fresh replay of the store up to a position."""
-    assert links(store).drop(PLACE).equals(replayed_links(store, until))
+def check_links(store: Store, until: int | None = None) -> None:
+    """Compare what is kept of transactions with a fresh replay of the store up to a position, that of the follower."""
+    found, position = _links_at(store)
+    assert found.drop(PLACE).equals(replayed_links(store, position if until is None else until))
 
 
 def check_judged(store: Store, rules: Rules) -> pl.DataFrame:

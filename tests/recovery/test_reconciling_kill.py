@@ -17,7 +17,6 @@ import pytest
 from databases import OnPostgres, OnSqlite
 from order_streams import Appender, Facts
 from reconciled import check_judged, check_links
-from shadows import stored
 
 from consumers.reconciliation.judging import Judge
 from consumers.reconciliation.ledger_side import OrderTransactions
@@ -102,7 +101,7 @@ def kill(url: str, writer: Writer, count: int, point: str | None, chance: random
 
 def check(store: Store) -> None:
     """Compare both what is kept of the ledger and the breaks with all that is there."""
-    check_links(store, stored(store, FOLLOWER).positions[0])
+    check_links(store)
     check_judged(store, RULES)
 
 
