@@ -47,10 +47,14 @@ class _Whole(NamedTuple):
     unknown: Sequence[str]
 
     @property
+    def is_never_whole(self) -> bool:
+        """Whether all orders were never judged at once: only ranges were reconciled, or nothing was."""
+        return self.read_until.both_at is None
+
+    @property
     def is_incomplete(self) -> bool:
-        """Whether something is not known of an order, or of all."""
-        is_judged = self.read_until.both_at is not None and not self.waiting
-        return not is_judged or bool(self.withheld.height) or bool(self.parked.height)
+        """Whether something is not known of an order; what was never judged as a whole is for the caller to tell."""
+        return bool(self.waiting) or bool(self.withheld.height) or bool(self.parked.height)
 
 
 def breaks_answer(store: Store, selection: Selection, *, now: datetime, reports: Sequence[Path] = ()) -> Answer:
@@ -68,7 +72,9 @@ def breaks_answer(store: Store, selection: Selection, *, now: datetime, reports:
     standing = unresolved.filter(pl.col("state").is_in(STANDING))
     table = with_age(found, now)
     has_findings = bool(standing.height or changed)
-    verdict = "INCOMPLETE" if whole.is_incomplete else "FINDINGS" if has_findings else "CLEAN"
+    # Breaks that a range found stand, but where it found none nothing is known of all the others.
+    is_incomplete = whole.is_incomplete or (whole.is_never_whole and not has_findings)
+    verdict = "INCOMPLETE" if is_incomplete else "FINDINGS" if has_findings else "CLEAN"
     notes = [*_doubts(whole), *_changed(changed), *whole.unknown]
     if reports:
         reported = Reported(
@@ -238,7 +244,8 @@ def _doubts(whole: _Whole) -> list[str]:
     if whole.read_until.both_at is None:
         sides = {"orders": whole.read_until.orders_at, "ledger": whole.read_until.ledger_at}
         unread = " and ".join(name for name, at in sides.items() if at is None)
-        unjudged.append(f"nothing was reconciled yet ({unread} not read): run `reconcile`, or `reconcile --watch`")
+        words = f"nothing was reconciled as a whole yet ({unread} not read)"
+        unjudged.append(f"{words}: run `reconcile` without --start and --end, or `reconcile --watch`")
     elif whole.waiting:
         unjudged.append(f"{count(whole.waiting, 'order')} not judged since something came: run {whole.next_step}")
     return [*unjudged, *first_few(withheld, "orders"), *first_few(parked, "records")]

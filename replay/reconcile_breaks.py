@@ -69,7 +69,8 @@ def _write(connection: Connection, found: Found, now: datetime) -> None:
         judged_at=found.until,
     )
     _withhold(connection, found)
-    if found.ledger_until is not None:
+    # A range says nothing of what is not in it, so the ledger is not looked at as a whole.
+    if found.ledger_until is not None and found.is_all:
         orders.set_read_until(connection, "ledger", found.ledger_until)
 
 

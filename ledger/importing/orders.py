@@ -77,7 +77,8 @@ def import_orders(
             total.add(decided, len(some.order_ids))
             if progress is not None:
                 progress(total.orders, len(order_ids))
-        if not dry_run:
+        # An input of which every row was refused says nothing of any order, as of no moment.
+        if not dry_run and (total.imported or total.unchanged or not refused.count):
             _close(store, now)
     return Imported(
         imported=total.imported,

@@ -164,7 +164,7 @@ def test_nothing_was_reconciled(run: Run, data: Path) -> None:
     """Where nothing was ever reconciled an empty list vouches for nothing."""
     said = run("breaks", "--data", data)
     assert said.status == 3
-    assert "nothing was reconciled yet" in said.out
+    assert "nothing was reconciled as a whole yet" in said.out
 
 
 def test_doubts(run: Run, broken: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_side_that_was_never_read(run: Run, data: Path, side: orders.Side) -> 
         orders.set_read_until(connection, "ledger" if side == "orders" else "orders", at(3))
     store.close()
     said = run("breaks", "--data", data)
-    assert (said.status, f"nothing was reconciled yet ({side} not read)" in said.out) == (3, True)
+    assert (said.status, f"nothing was reconciled as a whole yet ({side} not read)" in said.out) == (3, True)
 
 
 def test_orders_that_wait_to_be_judged(run: Run, broken: Path) -> None:

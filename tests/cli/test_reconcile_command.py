@@ -202,6 +202,13 @@ def test_a_range_has_only_its_orders(run, with_orders):
     assert "orders from 2026-04-02" in run(*words[:-1], "--start", "2026-04-02").out
 
 
+def test_a_range_vouches_for_nothing_beside_it(run, with_orders):
+    """Where only a range without a break was reconciled, the list of breaks is INCOMPLETE, and says what to run."""
+    run("reconcile", "--start", "2027-01-01", "--data", with_orders, "--now", NOW)
+    said = run("breaks", "--data", with_orders, "--now", NOW)
+    assert (said.status, "run `reconcile` without --start and --end" in said.out) == (3, True)
+
+
 def test_from_an_archive_is_as_from_the_store(run, with_orders):
     """The archive gives the same mismatches."""
     assert run("archive", "--data", with_orders, "--now", NOW).status == 0

@@ -122,7 +122,7 @@ def test_an_empty_report_says_what_it_does_not_know(run: Run, ledger: Path, tmp_
     assert said.status == 3
     text = (tmp_path / "b.txt").read_text()
     assert "INCOMPLETE: no break is open" in text
-    assert "! nothing was reconciled yet" in text
+    assert "! nothing was reconciled as a whole yet" in text
 
 
 @pytest.mark.parametrize(

@@ -253,6 +253,13 @@ def test_an_import_says_where_orders_come_from_and_up_to_when(store, bring):
         assert orders.touched(connection, 9) == ["o1", "o2", "o3"]
 
 
+def test_an_import_of_which_every_row_was_refused_says_nothing_of_any_moment(store, bring):
+    """A mapping was forgotten, say: up to when orders are known stays as it was."""
+    assert bring(order(status="paid")).rejected == 1
+    with store.snapshot() as connection:
+        assert orders.read_until(connection).orders_at is None
+
+
 def test_only_orders_with_something_new_are_touched(store, bring):
     """What is known already need not be judged again."""
     bring(order("o1"), order("o2"))
