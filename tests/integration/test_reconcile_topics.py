@@ -44,7 +44,8 @@ def test_both_sides_come_from_topics(kafka_server, topic_name, tmp_path: Path, c
         status, document = run(*watched)
         assert (status, document["verdict"], document["breaks"]) == (0, "CLEAN", [])
         history = run("breaks", "show", "1")[1]["history"]
-        assert [(row["to_state"], row["resolution"]) for row in history] == [("open", None), ("resolved", "late")]
+        states = [(row["to_state"], row["resolution"]) for row in history]
+        assert states == [("pending", None), ("open", None), ("resolved", "late")]
     finally:
         store.close()
         delete_topic(kafka_server, ledger_topic)
