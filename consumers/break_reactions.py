@@ -15,6 +15,7 @@ from consumers.metrics import LoopMetrics
 from consumers.reactions import LOGGED_MAX, Log, log_attempt
 from consumers.reconciliation.judging import Judged
 from ledger import break_rows, incidents
+from ledger.incidents import Incident
 from ledger.store import Store
 from schemas import format_time
 
@@ -81,7 +82,7 @@ class BreakReactions:
         if too_long and (open_ is None or too_long > open_.drifted):
             self._begin(now)
         elif open_ is not None and not too_long:
-            self._end(now)
+            self._end(now, open_)
         self._looked_at = moment
 
     def told(self, attempt: Attempt) -> None:
@@ -98,9 +99,11 @@ class BreakReactions:
             self._log.warning("breaks stay open", incident=begun.id, breaks=begun.drifted)
             self._alert()
 
-    def _end(self, now: datetime) -> None:
+    def _end(self, now: datetime, told: Incident) -> None:
+        """End an incident, unless what it told of may still stand: the limit, or the clock, may have been set anew."""
+        told_until = datetime.fromisoformat(told.opened_at)
         with self._store.writing() as connection:
-            if break_rows.standing_since(connection, self._before(now)):
+            if break_rows.standing_since(connection, max(self._before(now), told_until)):
                 return
             healed = incidents.healed(connection, COMPARISON, now=format_time(now))
         if healed is not None:

@@ -15,7 +15,7 @@ import polars as pl
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from ledger import bulk
-from ledger.tables import BREAK_HISTORY, BREAKS, ORDERS_PARKED, ORDERS_TOUCHED, ORDERS_WITHHELD
+from ledger.order_tables import BREAK_HISTORY, BREAKS, ORDERS_PARKED, ORDERS_TOUCHED, ORDERS_WITHHELD
 from schemas import format_time
 
 __all__ = [

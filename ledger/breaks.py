@@ -38,7 +38,7 @@ from ledger.break_rows import (
     listed,
     stored,
 )
-from ledger.tables import BREAK_HISTORY, BREAKS, ORDERS_TOUCHED, ORDERS_WITHHELD
+from ledger.order_tables import BREAK_HISTORY, BREAKS, ORDERS_TOUCHED, ORDERS_WITHHELD
 from schemas import format_time
 from schemas.errors import RefusedError, UsageError
 
@@ -250,18 +250,19 @@ def _write(connection: Connection, before: pl.DataFrame, found: pl.DataFrame, tu
     bulk.upsert_rows(connection, BREAKS, rows.filter(pl.col("id").is_not_null()))
     new = rows.filter(pl.col("id").is_null()).drop("id").sort(_KEY)
     bulk.insert_rows(connection, BREAKS, new)
-    noted = _with_ids(connection, kept.filter(_IS_TURNED | (_IS_DECIDED & _IS_CHANGED)), new["order_id"].to_list())
+    is_changed = (_IS_DECIDED | pl.col("state").is_in(STANDING)) & _IS_CHANGED
+    noted = _with_ids(connection, kept.filter(_IS_TURNED | is_changed), new["order_id"].to_list())
     _note(connection, noted.with_columns(_WHY.alias("why")), by=turn.by, now=turn.now)
-    told = listed(connection, ids=noted.filter(pl.col("state") != "pending")["id"].to_list())
-    by_id = noted.select("id", (_IS_DECIDED & ~_IS_TURNED).alias("is_decided"))
-    told = told.join(by_id, on="id", maintain_order="left")
-    is_decided, state = pl.col("is_decided"), pl.col("state")
+    ids = {
+        state: noted.filter(_IS_TURNED, pl.col("state") == state)["id"].to_list()
+        for state in ("pending", "open", "reopened", "resolved")
+    }
     return Changes(
-        opened=told.filter(state == "open").drop("is_decided"),
-        reopened=told.filter(state == "reopened").drop("is_decided"),
-        resolved=told.filter((state == "resolved") & ~is_decided).drop("is_decided"),
-        changed=told.filter(is_decided).drop("is_decided"),
-        pending=noted.filter(state == "pending").height,
+        opened=listed(connection, ids=ids["open"]),
+        reopened=listed(connection, ids=ids["reopened"]),
+        resolved=listed(connection, ids=ids["resolved"]),
+        changed=listed(connection, ids=noted.filter(_IS_DECIDED, ~_IS_TURNED)["id"].to_list()),
+        pending=len(ids["pending"]),
         gone=len(gone),
     )
 
@@ -342,7 +343,9 @@ _WHY = (
     .then(pl.lit("what came since puts it in order; the decision stands"))
     .when(pl.col("old_is_found") == 0)
     .then(pl.lit("found again; the decision stands"))
-    .otherwise(pl.lit("the facts changed; the decision stands"))
+    .when(_IS_DECIDED)
+    .then(pl.lit("the facts changed; the decision stands"))
+    .otherwise(pl.lit("the facts changed, and it is still wrong"))
 )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import Connection, delete, insert, select
 
-from ledger.tables import ORDERS_JUDGED
+from ledger.order_tables import ORDERS_JUDGED
 
 __all__ = ["Last", "last", "note"]
 

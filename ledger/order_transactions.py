@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 
 from ledger import bulk, orders
-from ledger.tables import ORDER_EVENTS, ORDER_TRANSACTIONS, RECONCILIATION
+from ledger.order_tables import ORDER_EVENTS, ORDER_TRANSACTIONS, RECONCILIATION
 
 __all__ = ["FOLLOWER", "ROW_SCHEMA", "drop", "known", "linked", "of_accounts", "without_account", "write"]
 

@@ -22,8 +22,7 @@ import polars as pl
 from sqlalchemy import Connection, delete, func, insert, select, text, true, update
 
 from ledger import bulk, parked_orders
-from ledger.parked_orders import CONFLICT_SCHEMA, PARKED_SCHEMA, conflicts, parked
-from ledger.tables import (
+from ledger.order_tables import (
     BREAKS,
     ORDER_EVENTS,
     ORDER_POSITIONS,
@@ -33,6 +32,7 @@ from ledger.tables import (
     ORDERS_WITHHELD,
     RECONCILIATION,
 )
+from ledger.parked_orders import CONFLICT_SCHEMA, PARKED_SCHEMA, conflicts, parked
 from schemas import ORDER_SCHEMA, PoisonOrder, format_time
 from schemas.errors import PositionMoved, RefusedError
 

@@ -12,7 +12,7 @@ import polars as pl
 from sqlalchemy import Connection, delete, func, select, tuple_
 
 from ledger import bulk
-from ledger.tables import ORDERS_PARKED
+from ledger.order_tables import ORDERS_PARKED
 
 __all__ = [
     "CONFLICT_SCHEMA",

@@ -12,7 +12,7 @@ import polars as pl
 from sqlalchemy import Connection, delete, select
 
 from ledger import bulk
-from ledger.tables import ORDERS_WITHHELD
+from ledger.order_tables import ORDERS_WITHHELD
 
 __all__ = ["known", "replace"]
 

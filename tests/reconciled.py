@@ -70,6 +70,11 @@ def check_judged(store: Store, rules: Rules) -> pl.DataFrame:
     is_said = found.filter("is_found").join(waiting, on="order_id", how="anti").join(unsaid, on="order_id", how="anti")
     assert not found.select("order_id", "code").is_duplicated().any()
     assert _sorted(is_said).equals(_sorted(expected))
+    # It may be later, since nothing is due before it was judged; one that is open already keeps what it had.
+    both = is_said.filter(pl.col("state") == "pending").join(
+        expected.select("order_id", "code", due_at="deadline_at"), on=["order_id", "code"]
+    )
+    assert both.select((pl.col("deadline_at") >= pl.col("due_at")).all()).item()
     there, wanted = (each.join(waiting, on="order_id", how="anti").sort("order_id") for each in (held, unsaid))
     assert there["order_id"].to_list() == wanted["order_id"].to_list()
     return found

@@ -10,7 +10,7 @@ from break_rows_made import at, found, mismatch
 from sqlalchemy import insert
 
 from ledger import Store, breaks, orders
-from ledger.tables import ORDERS_PARKED, ORDERS_WITHHELD
+from ledger.order_tables import ORDERS_PARKED, ORDERS_WITHHELD
 from schemas import format_time
 from tests.cli.conftest import Run
 

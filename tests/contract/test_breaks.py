@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from ledger import Store, break_rows, breaks, orders
 from ledger.break_rows import Counted, Risk, Selection
 from ledger.breaks import Changes
-from ledger.tables import ORDERS_WITHHELD
+from ledger.order_tables import ORDERS_WITHHELD
 from projections.reconciliation import MISMATCH_SCHEMA
 from schemas.errors import RefusedError, UsageError
 

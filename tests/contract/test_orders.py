@@ -12,8 +12,8 @@ from order_samples import completed, facts_of, placed, refunded
 from sqlalchemy import update
 
 from ledger import orders
+from ledger.order_tables import ORDER_EVENTS
 from ledger.orders import Added, ReadUntil, Source
-from ledger.tables import ORDER_EVENTS
 from schemas import PoisonOrder, order_rows
 from schemas.errors import PositionMoved, RefusedError
 

@@ -14,7 +14,7 @@ from sizes import FULL
 from sqlalchemy import delete
 
 from ledger import Store, breaks, orders
-from ledger.tables import BREAK_HISTORY, BREAKS, RECONCILIATION
+from ledger.order_tables import BREAK_HISTORY, BREAKS, RECONCILIATION
 from schemas.errors import RefusedError
 
 ORDERS = ("o1", "o2", "o3")
@@ -87,9 +87,9 @@ class Rules:
             one.turn("resolved", "late")
         elif one.how == "late" and facts is not None and one.due <= until:
             one.turn("reopened")
-        elif one.how in ("manual", "accepted") and is_other:
-            one.told.append(("resolved", "resolved", one.how))
-            one.has_changed = True
+        elif is_other and (one.state in ("open", "reopened") or one.how in ("manual", "accepted")):
+            one.told.append((one.state, one.state, one.how))
+            one.has_changed = one.state == "resolved"
 
     def sweep(self, until: int) -> None:
         """Open what is due."""

@@ -189,14 +189,13 @@ class World:
         events, linked = order_rows(self.events, places).to_dicts(), self.facts.linked()
         unsaid = withheld(events, linked, self.conflicts, self.parked)
         rules = {"grace_seconds": RULES.grace_seconds, "timing_seconds": RULES.timing_seconds}
-        expected = {
-            tuple(getattr(each, name) for name in _SAID)
-            for each in mismatches(
-                [row for row in events if row["order_id"] not in unsaid],
-                [row for row in linked if row["order_id"] not in unsaid],
-                **rules,
-            )
-        }
+        wrong = mismatches(
+            [row for row in events if row["order_id"] not in unsaid],
+            [row for row in linked if row["order_id"] not in unsaid],
+            **rules,
+        )
+        expected = {tuple(getattr(each, name) for name in _SAID) for each in wrong}
+        deadlines = {(each.order_id, each.code): each.deadline_at for each in wrong}
         with self.store.snapshot() as connection:
             listed = breaks.listed(connection).to_dicts()
             held = break_rows.withheld(connection)["order_id"].to_list()
@@ -207,6 +206,8 @@ class World:
         found = [tuple(row[name] for name in _SAID) for row in said if row["is_found"]]
         assert set(found) == expected
         assert len(found) == len(expected)
+        # It may be later, since nothing is due before it was judged.
+        assert all(row["deadline_at"] >= deadlines[row["order_id"], row["code"]] for row in said if row["is_found"])
 
 
 @contextmanager

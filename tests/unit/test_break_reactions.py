@@ -20,7 +20,7 @@ from consumers.metrics import LoopMetrics
 from consumers.reactions import LOGGED_MAX
 from consumers.reconciliation.judging import Judged
 from ledger import Store, breaks, incidents
-from ledger.tables import ORDERS_WITHHELD
+from ledger.order_tables import ORDERS_WITHHELD
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 class Reacting:
     """Reactions with a clock that is set by hand, and what they left."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, alert_after_seconds: float = 3_600) -> None:
         self.store = store
         self.time = at(0)
         self.log = Lines()
@@ -43,7 +43,7 @@ class Reacting:
         self.metrics = BreakMetrics(self.loop.registry, now=self.now)
         self.reactions = BreakReactions(
             store,
-            alert_after_seconds=3_600,
+            alert_after_seconds=alert_after_seconds,
             loop_metrics=self.loop,
             metrics=self.metrics,
             log=self.log,
@@ -168,6 +168,20 @@ def test_an_incident_is_of_what_stays_open(store: Store) -> None:
     with store.snapshot() as connection:
         (incident,) = incidents.listed(connection, COMPARISON)
     assert incident.healed_at == "2026-05-01T04:12:00.000000Z"
+
+
+@pytest.mark.parametrize("hours", [3.5, 1.5])
+def test_a_limit_or_a_clock_set_anew_ends_no_incident(store: Store, hours: float) -> None:
+    """Neither a longer limit nor a clock that is set back ends an incident while what it told of stands."""
+    first, second = Reacting(store), Reacting(store, alert_after_seconds=36_000)
+    first.time = at(2)
+    first.judge(mismatch("o1"), among=("o1",))
+    first.look(3)
+    second.look(hours)
+    assert second.log.of("no break stays open any more") == []
+    second.judge(among=("o1",))
+    second.look(4)
+    assert len(second.log.of("no break stays open any more")) == 1
 
 
 def test_a_decision_ends_an_incident(store: Store) -> None:
