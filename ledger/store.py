@@ -41,6 +41,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
 import ledger.order_tables  # noqa: F401 - its tables are made with those of ledger.tables.
+import ledger.recovery_tables  # noqa: F401 - its tables too.
 from ledger import bulk
 from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
 from schemas import RAW_SCHEMA, format_time
