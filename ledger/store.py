@@ -40,9 +40,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
-import ledger.order_tables  # noqa: F401 - its tables are made with those of ledger.tables.
-import ledger.recovery_tables  # noqa: F401 - its tables too.
-from ledger import bulk
+from ledger import bulk, order_tables, recovery_tables  # noqa: F401 - their tables are made with the others.
 from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
 from schemas import RAW_SCHEMA, format_time
 from schemas.chain import GENESIS, chain, chains

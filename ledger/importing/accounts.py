@@ -9,15 +9,14 @@ import polars as pl
 from sqlalchemy import delete, select
 
 from ledger import bulk
-from ledger.ahead import read_ahead
 from ledger.importing import values
-from ledger.importing.batches import LINE, Batch
+from ledger.importing.batches import LINE, Batch, Checked
 from ledger.importing.mapping import ACCOUNT_STATUSES, Mapping
 from ledger.importing.openings import append_openings
-from ledger.importing.profile import Profiler
+from ledger.importing.reading import Reading
 from ledger.importing.rejects import Rejects, as_rejects
 from ledger.importing.result import Imported, Progress
-from ledger.importing.sources import Source, require_columns
+from ledger.importing.sources import Source
 from ledger.importing.values import Check
 from ledger.store import Store
 from ledger.tables import IMPORTED_ACCOUNTS
@@ -68,27 +67,16 @@ def import_accounts(
     if replace and as_opening_at is not None:
         raise UsageError("opening balances are events, and replace nothing", next_step="leave one of the two away")
     mapping = mapping or Mapping()
-    profiler = Profiler(wanted=dry_run)
-    ignored: set[str] = set()
-    naive = absent = 0
-    names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
+    absent = 0
     parts = [pl.DataFrame(schema=ACCOUNT_SCHEMA)]
     named = pl.DataFrame(schema={"account_id": pl.String()})
     with Rejects(rejects) as refused:
-        for index, batch in enumerate(read_ahead(source.batches(delimiter=mapping.delimiter))):
-            if index == 0 and source.has_header:
-                require_columns(batch.rows.columns, REQUIRED, OPTIONAL, mapping, source.where)
-            ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
-            refused.add(batch.bad)
-            profiler.add(batch.rows)
-            if batch.rows.height:
-                # An account whose row is rejected is in the input all the same.
-                account_ids = values.pick(batch.rows, ("account_id",), mapping).select("account_id")
-                named = pl.concat([named, account_ids]).unique()
-                good, bad, naive_count = check_accounts(batch, mapping)
-                parts.append(good)
-                refused.add(bad)
-                naive += naive_count
+        reading = Reading(mapping, REQUIRED, OPTIONAL, refused, dry_run=dry_run)
+        for batch, checked in reading.checked(source, check_accounts, progress=None):
+            # An account whose row is rejected is in the input all the same.
+            account_ids = values.pick(batch.rows, ("account_id",), mapping).select("account_id")
+            named = pl.concat([named, account_ids]).unique()
+            parts.append(checked.good)
         rows, repeats, conflicts = _distinct(pl.concat(parts))
         refused.add(conflicts)
         if as_opening_at is None:
@@ -104,17 +92,15 @@ def import_accounts(
         rejected=refused.count,
         rejects=refused.file,
         events=events,
-        profile=profiler.profile() if dry_run else None,
-        ignored_columns=sorted(ignored),
-        naive_times=naive,
+        profile=reading.profile,
+        ignored_columns=sorted(reading.ignored),
+        naive_times=reading.naive_times,
         absent=absent,
     )
 
 
-def check_accounts(
-    batch: Batch, mapping: Mapping, *, table: str = "[import]"
-) -> tuple[pl.DataFrame, pl.DataFrame, int]:
-    """Return the good rows of a batch (`ACCOUNT_SCHEMA`), its rejects, and how many of its times had no zone.
+def check_accounts(batch: Batch, mapping: Mapping, *, table: str = "[import]") -> Checked:
+    """Return the good rows (`ACCOUNT_SCHEMA`) and the rejects of a batch.
 
     `table` is that of the TOML file that the mapping is from.
     """
@@ -143,7 +129,7 @@ def check_accounts(
         status="status_value",
         locked_at="locked_at_moment",
     )
-    return good, rejects, locked.naive_count
+    return Checked(good, rejects, locked.naive_count)
 
 
 def _distinct(rows: pl.DataFrame) -> tuple[pl.DataFrame, int, pl.DataFrame]:

@@ -1,8 +1,9 @@
-"""What every reader yields: rows as columns of text, and the rows that could not be read as such."""
+"""What every reader yields, rows as columns of text and those that are unreadable, and what a check makes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -10,7 +11,7 @@ import polars as pl
 
 from ledger.importing.rejects import REJECT_SCHEMA
 
-__all__ = ["LINE", "BadRow", "Batch", "bad_rows"]
+__all__ = ["LINE", "BadRow", "Batch", "Checked", "bad_rows"]
 
 #: Line, reason, and whatever was read of the row.
 BadRow = tuple[int, str, str | list[str] | None]
@@ -30,6 +31,15 @@ class Batch(NamedTuple):
     rows: pl.DataFrame
     bad: pl.DataFrame
     has_nul: bool = True
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check makes of a batch: `good` rows, the rejects (`REJECT_SCHEMA`), how many times had no zone."""
+
+    good: pl.DataFrame
+    rejects: pl.DataFrame
+    naive_times: int
 
 
 def bad_rows(rows: Sequence[BadRow]) -> pl.DataFrame:

@@ -9,13 +9,14 @@ new if a later one follows it: a history that is imported again says how things 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 import polars as pl
 
 from ledger.importing import values
-from ledger.importing.batches import LINE, Batch
+from ledger.importing.batches import LINE, Batch, Checked
 from ledger.importing.mapping import Mapping
 from ledger.importing.rejects import as_rejects
 from ledger.importing.values import Check
@@ -61,15 +62,13 @@ ROWS_PER_ORDER_MAX = 1_000
 _TIMES = ("created_at", "updated_at")
 
 
-class CheckedOrders(NamedTuple):
-    """`good` rows (`ORDER_ROW_SCHEMA`), the rejects (`REJECT_SCHEMA`), and how many times had no zone.
+@dataclass(frozen=True)
+class CheckedOrders(Checked):
+    """As of any rows, good ones being of `ORDER_ROW_SCHEMA`.
 
     `refused` (`REFUSED_SCHEMA`) are the rejects whose order can be read.
     """
 
-    good: pl.DataFrame
-    rejects: pl.DataFrame
-    naive_times: int
     refused: pl.DataFrame
 
 

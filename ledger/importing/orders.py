@@ -19,7 +19,6 @@ from typing import NamedTuple
 import polars as pl
 
 from ledger import orders
-from ledger.ahead import mapped_ahead, read_ahead
 from ledger.importing.batches import LINE
 from ledger.importing.mapping import Mapping
 from ledger.importing.order_rows import (
@@ -31,10 +30,10 @@ from ledger.importing.order_rows import (
     check_orders,
     decide_orders,
 )
-from ledger.importing.profile import Profiler
+from ledger.importing.reading import Reading
 from ledger.importing.rejects import Rejects, as_rejects
 from ledger.importing.result import Imported, Progress
-from ledger.importing.sources import Source, require_columns
+from ledger.importing.sources import Source
 from ledger.store import Store
 
 __all__ = ["ORDERS_PER_TRANSACTION", "distinct_orders", "import_orders"]
@@ -69,7 +68,11 @@ def import_orders(
     _refuse_topic(store)
     total = _Total()
     with Rejects(rejects) as refused:
-        read = _read(source, mapping or Mapping(), refused, progress, wants_profile=dry_run)
+        read = _Read()
+        reading = Reading(mapping or Mapping(), REQUIRED, OPTIONAL, refused, dry_run=dry_run)
+        for _, checked in reading.checked(source, check_orders, progress):
+            read.parts.append(checked.good)
+            read.refused_parts.append(checked.refused)
         order_ids = read.order_ids
         for some in _portions(read, order_ids, orders_per_transaction):
             decided = _compared(store, some, now) if dry_run else _written(store, some, now)
@@ -86,9 +89,9 @@ def import_orders(
         rejected=refused.count,
         rejects=refused.file,
         events=total.events,
-        profile=read.profiler.profile() if dry_run else None,
-        ignored_columns=sorted(read.ignored),
-        naive_times=read.naive_times,
+        profile=reading.profile,
+        ignored_columns=sorted(reading.ignored),
+        naive_times=reading.naive_times,
     )
 
 
@@ -110,16 +113,13 @@ class _Total:
 
 @dataclass
 class _Read:
-    """The input as far as it was read: the good rows (`ORDER_ROW_SCHEMA`), and what is said of the others.
+    """The input as far as it was read: the good rows (`ORDER_ROW_SCHEMA`).
 
-    `refused` (`REFUSED_SCHEMA`) are rejects whose order is known.
+    `refused` (`REFUSED_SCHEMA`) are rejects whose order can be read.
     """
 
-    profiler: Profiler
     parts: list[pl.DataFrame] = field(default_factory=lambda: [ORDER_ROW_SCHEMA.to_frame()])
     refused_parts: list[pl.DataFrame] = field(default_factory=lambda: [REFUSED_SCHEMA.to_frame()])
-    ignored: set[str] = field(default_factory=set)
-    naive_times: int = 0
 
     @property
     def rows(self) -> pl.DataFrame:
@@ -134,29 +134,6 @@ class _Read:
         """Every order that a row is about, in the order of the input."""
         named = pl.concat([self.rows.select(LINE, "order_id"), self.refused.select(LINE, "order_id")])
         return named.sort(LINE)["order_id"].unique(maintain_order=True)
-
-
-def _read(
-    source: Source, mapping: Mapping, refused: Rejects, progress: Progress | None, *, wants_profile: bool
-) -> _Read:
-    names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
-    read, done = _Read(Profiler(wanted=wants_profile)), 0
-    batches = read_ahead(source.batches(delimiter=mapping.delimiter))
-    for index, (batch, checked) in enumerate(mapped_ahead(lambda each: check_orders(each, mapping), batches)):
-        if index == 0 and source.has_header:
-            require_columns(batch.rows.columns, REQUIRED, OPTIONAL, mapping, source.where)
-        read.ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
-        refused.add(batch.bad)
-        read.profiler.add(batch.rows)
-        if batch.rows.height:
-            refused.add(checked.rejects)
-            read.parts.append(checked.good)
-            read.refused_parts.append(checked.refused)
-            read.naive_times += checked.naive_times
-        done += batch.rows.height + batch.bad.height
-        if progress is not None:
-            progress(done, None)
-    return read
 
 
 def distinct_orders(rows: pl.DataFrame) -> tuple[pl.DataFrame, int, pl.DataFrame]:

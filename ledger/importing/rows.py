@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import polars as pl
 
 from ledger.importing import values
-from ledger.importing.batches import LINE, Batch
+from ledger.importing.batches import LINE, Batch, Checked
 from ledger.importing.mapping import Mapping
 from ledger.importing.values import Check
 from schemas.columns import UTC_MICROSECONDS
 from schemas.events import STATUSES, TRANSACTION_TYPES
 
-__all__ = ["OPTIONAL", "REQUIRED", "ROW_SCHEMA", "Checked", "check_transactions"]
+__all__ = ["OPTIONAL", "REQUIRED", "ROW_SCHEMA", "check_transactions"]
 
 REQUIRED = ("transaction_id", "account_id", "type", "status", "amount", "created_at")
 OPTIONAL = ("related_transaction_id", "business_code", "order_id", "metadata", "updated_at", "recorded_at")
@@ -39,16 +37,8 @@ ROW_SCHEMA = pl.Schema(
 _TIMES = ("created_at", "updated_at", "recorded_at")
 
 
-class Checked(NamedTuple):
-    """`good` rows (`ROW_SCHEMA`), the rejects (`REJECT_SCHEMA`), and how many times had no zone."""
-
-    good: pl.DataFrame
-    rejects: pl.DataFrame
-    naive_times: int
-
-
 def check_transactions(batch: Batch, mapping: Mapping) -> Checked:
-    """Return the good rows and the rejects of a batch."""
+    """Return the good rows (`ROW_SCHEMA`) and the rejects of a batch."""
     picked = values.pick(batch.rows, REQUIRED + OPTIONAL, mapping)
     metadata = values.metadata(picked["metadata"])
     times = {column: values.times(picked[column], mapping.zone) for column in _TIMES}

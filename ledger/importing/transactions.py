@@ -15,16 +15,15 @@ from typing import NamedTuple
 
 import polars as pl
 
-from ledger.ahead import mapped_ahead, read_ahead
-from ledger.importing.batches import LINE
+from ledger.ahead import mapped_ahead
 from ledger.importing.decide import Decided, decide
 from ledger.importing.known import OWNER_SCHEMA, PAIR_SCHEMA, Known, id_hash, owners_among
 from ledger.importing.mapping import Mapping
-from ledger.importing.profile import Profiler
+from ledger.importing.reading import Reading
 from ledger.importing.rejects import Rejects
 from ledger.importing.result import Imported, Progress
 from ledger.importing.rows import OPTIONAL, REQUIRED, check_transactions
-from ledger.importing.sources import Source, require_columns
+from ledger.importing.sources import Source
 from ledger.importing.staging import Group, Spill, folder_for_staging
 from ledger.importing.wire import numbered, stored_rows
 from ledger.store import AppendReady, Store, append_ready
@@ -52,8 +51,10 @@ def import_transactions(
     """
     rejects_file = rejects if isinstance(rejects, Rejects) else Rejects(rejects)
     with folder_for_staging() as folder, rejects_file as refused:
-        staged = _Staged(Spill(folder, "rows"), Profiler(wanted=dry_run))
-        _stage(staged, source, mapping or Mapping(), refused, progress)
+        staged = _Staged(Spill(folder, "rows"))
+        reading = Reading(mapping or Mapping(), REQUIRED, OPTIONAL, refused, dry_run=dry_run)
+        for _, checked in reading.checked(source, check_transactions, progress):
+            staged.add(checked.good)
         known = Known(folder, staged.pairs(), staged.accounts)
         with store.snapshot() as connection:
             known.read(store, connection)
@@ -71,9 +72,9 @@ def import_transactions(
         rejected=refused.count,
         rejects=refused.file,
         events=total.events,
-        profile=staged.profiler.profile() if dry_run else None,
-        ignored_columns=sorted(staged.ignored),
-        naive_times=staged.naive_times,
+        profile=reading.profile,
+        ignored_columns=sorted(reading.ignored),
+        naive_times=reading.naive_times,
     )
 
 
@@ -99,11 +100,8 @@ class _Staged:
     """What pass 1 leaves: the rows on disk, and in memory 16 bytes a row and the account ids."""
 
     spill: Spill
-    profiler: Profiler
     keys: list[pl.DataFrame] = field(default_factory=list)
     accounts: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"account_id": pl.String()}))
-    ignored: set[str] = field(default_factory=set)
-    naive_times: int = 0
 
     def add(self, good: pl.DataFrame) -> None:
         self.spill.add(good)
@@ -112,27 +110,6 @@ class _Staged:
 
     def pairs(self) -> pl.DataFrame:
         return pl.concat([pl.DataFrame(schema=PAIR_SCHEMA), *self.keys])
-
-
-def _stage(staged: _Staged, source: Source, mapping: Mapping, refused: Rejects, progress: Progress | None) -> None:
-    names = [mapping.source_name(column) for column in REQUIRED + OPTIONAL]
-    read = 0
-    batches = read_ahead(source.batches(delimiter=mapping.delimiter))
-    # Three things at once: a batch is read, the one before is checked, the one before that is staged.
-    checked_batches = mapped_ahead(lambda batch: check_transactions(batch, mapping), batches)
-    for index, (batch, checked) in enumerate(checked_batches):
-        if index == 0 and source.has_header:
-            require_columns(batch.rows.columns, REQUIRED, OPTIONAL, mapping, source.where)
-        staged.ignored |= {name for name in batch.rows.columns if name not in names and name != LINE}
-        refused.add(batch.bad)
-        staged.profiler.add(batch.rows)
-        if batch.rows.height:
-            refused.add(checked.rejects)
-            staged.add(checked.good)
-            staged.naive_times += checked.naive_times
-        read += batch.rows.height + batch.bad.height
-        if progress is not None:
-            progress(read, None)
 
 
 def _owners_in_file(staged: _Staged, broken: pl.DataFrame) -> pl.DataFrame:
