@@ -83,7 +83,7 @@ class Judge:
             orders.lock(connection)
             read = orders.read_until(connection)
             shadow = follower(connection)
-            if read.both_at is None or shadow is None:
+            if shadow is None or not _has_said(connection, read):
                 return _NOTHING
             # Asked after `until`: what was parked before that moment is parked here.
             parked = parked_accounts(connection, shadow)
@@ -96,7 +96,7 @@ class Judge:
 
     def _is_due(self, connection: Connection) -> bool:
         read, shadow = orders.read_until(connection), follower(connection)
-        if read.both_at is None or shadow is None:
+        if shadow is None or not _has_said(connection, read):
             return False
         if self._swept_until != read or orders.touched(connection, 1):
             return True
@@ -173,6 +173,13 @@ class Judge:
         # Whatever is still touched is left out: it may have righted itself.
         changes.append(breaks.sweep(connection, until=until, now=now, noticed_until=noticed_until))
         return Judged(len(order_ids), held, tuple(each for each in changes if _says_something(each)))
+
+
+def _has_said(connection: Connection, read: ReadUntil) -> bool:
+    """Whether both sides have said something: nothing opens before they were read, but files may have only rejects."""
+    source = orders.source(connection)
+    is_of_files = source is not None and source.kind == "files"
+    return read.ledger_at is not None and (is_of_files or read.orders_at is not None)
 
 
 def _says_something(changes: Changes) -> bool:
