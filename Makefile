@@ -28,7 +28,7 @@ endif
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-demo: $(STAMP) ## make a ledger, damage it, find every damage, rebuild it
+demo: $(STAMP) ## make a ledger, damage it, find every damage, recover from it
 	$(BIN)/ledger-replay demo
 
 test: lint ## lint, types, room imports, and the tests (slow ones by one case each)

@@ -9,13 +9,16 @@ import typer
 
 from console import (
     command_demo,
+    commands_accounts,
     commands_archive,
     commands_ask,
+    commands_audit,
     commands_breaks,
     commands_check,
     commands_data,
     commands_drift,
     commands_reconcile,
+    commands_recover,
     commands_replay,
     commands_topic,
 )
@@ -52,6 +55,9 @@ for room in (
     commands_drift,
     commands_reconcile,
     commands_breaks,
+    commands_accounts,
+    commands_recover,
+    commands_audit,
     command_demo,
 ):
     room.register(app)

@@ -32,7 +32,7 @@ def demo(
     events: Annotated[int, typer.Option("--events", metavar="M", help="How many transactions.")] = 5_000,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="The same seed tells the same story.")] = 1,
 ) -> Answer:
-    """Make a ledger, damage it in every way we know, and find each damage.
+    """Make a ledger, damage it in every way we know, find each damage, and recover from all of it.
 
     It works in ./demo-data or the folder that --data names, in a subfolder where that is not empty.
     """
@@ -56,9 +56,13 @@ def demo(
             "wrong": story.wrong,
             "folder": str(folder),
             "report": str(report),
+            "recovery_report": story.reports,
         },
         summary=["", *ending],
-        notes=[f"the ledger is in {folder}, the report in {report}"],
+        notes=[
+            f"the ledger is in {folder}, the story in {report}",
+            *[f"the report of the recovery, to open: {file}" for file in story.reports if file.endswith(".html")],
+        ],
     )
 
 
@@ -85,6 +89,7 @@ def _ending(story: Demo) -> list[str]:
         "- Balances come from the events alone: the live rows were wrong and did not matter.",
         "- A damaged log never passes for a whole one: accounts it cannot vouch for are named, the others served.",
         "- The same events give the same digest, in a new ledger too: nobody has to be believed.",
+        "- A recovery in place brought back, settled, corrected and unlocked all of it, and its report can be checked.",
     ]
 
 

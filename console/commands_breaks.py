@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.answer import Answer
+from console.persons import By, Reason, reason_of, who
 from console.reports.writing import ReportFiles, need_report_files
 from console.run import Run, command, without_subcommand
 from schemas.errors import UsageError
@@ -23,10 +24,6 @@ _RESOLUTIONS: tuple[Resolution, ...] = ("late", "manual", "accepted")
 _ALL = "all"
 
 Ids = Annotated[list[int], typer.Argument(metavar="ID...", help="The breaks, as `breaks` lists them.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it stands in the history for ever.")]
-By = Annotated[
-    str | None, typer.Option("--by", metavar="NAME", help="Who decides (default: the user of this computer).")
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -114,10 +111,10 @@ def resolve(
     if accept == manual:
         raise UsageError("a break is either accepted or put right by hand", next_step="say --accept or --manual")
     resolution: Resolution = "accepted" if accept else "manual"
-    words, who = _words(reason), _who(by)
+    why, person = reason_of(reason), who(by)
     with run.ledger() as store:
         with store.writing() as connection:
-            found = breaks.resolve(connection, ids, resolution, by=who, why=words, now=run.now)
+            found = breaks.resolve(connection, ids, resolution, by=person, why=why, now=run.now)
         return decided_answer(found, f"resolved: {resolution}", now=run.now)
 
 
@@ -126,10 +123,10 @@ def reopen(run: Run, ids: Ids, *, reason: Reason, by: By = None) -> Answer:
     from console.break_answers import decided_answer
     from ledger import breaks
 
-    words, who = _words(reason), _who(by)
+    why, person = reason_of(reason), who(by)
     with run.ledger() as store:
         with store.writing() as connection:
-            found = breaks.reopen(connection, ids, by=who, why=words, now=run.now)
+            found = breaks.reopen(connection, ids, by=person, why=why, now=run.now)
         return decided_answer(found, "reopened", now=run.now)
 
 
@@ -154,34 +151,3 @@ def _selection(status: str | None) -> Selection:
 
 def _moment(run: Run, words: str | None, option: str) -> datetime | None:
     return None if words is None else run.moment(words, option)
-
-
-def _words(reason: str) -> str:
-    _need_text(reason, "--reason")
-    if not reason.strip():
-        raise UsageError("--reason is empty", next_step="say why: it is all that a later reader has")
-    return reason.strip()
-
-
-def _who(by: str | None) -> str:
-    """Return who decides; UsageError where nothing says so, or where it is said to be the machine."""
-    from getpass import getuser
-
-    from ledger.breaks import MACHINE
-
-    try:
-        name = getuser() if by is None else by.strip()
-    except (OSError, KeyError):
-        name = ""
-    _need_text(name, "--by")
-    if not name or name == MACHINE:
-        raise UsageError("nothing says who decides", next_step="give --by NAME, the name of a person")
-    return name
-
-
-def _need_text(words: str, option: str) -> None:
-    """UsageError for bytes that are no text: no database takes them."""
-    try:
-        words.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{option} has bytes that are not UTF-8", next_step="say it in UTF-8") from None

@@ -8,7 +8,7 @@ import typer
 
 from console.answer import Answer
 from console.run import Run, command
-from console.source import STORE_OR_TOPIC, TopicName, need_source
+from console.source import STORE_OR_TOPIC, TopicName, need_one_live, need_source
 from schemas.errors import UsageError
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ def drift(
     Live are the rows of `import accounts`, or without those our own read model. With --watch
     it is our own read model, unless --live or --against names another table.
     """
-    _need_one({"--own": own, "--against": against is not None, "--live": live})
-    _need_pair(against, table)
+    need_one_live(own=own, live=live, against=against, table=table)
     _need_with("--watch", watch, {"--rounds": rounds, "--from": source != "store", "--topic": topic, "--start": start})
     _need_with("--watch", watch, {"--restart": restart, "--listen": listen})
     _need_with("--watch or --forget", watch or forget, {"--shadow": shadow != "shadow"})
@@ -169,17 +168,6 @@ def _live_table(run: Run, against: str | None = None, table: str | None = None) 
     from console.live_tables import live_table
 
     return live_table(run, against, table)
-
-
-def _need_one(given: dict[str, bool]) -> None:
-    names = [name for name, is_given in given.items() if is_given]
-    if len(names) > 1:
-        raise UsageError(f"{' and '.join(names)} name different live rows", next_step="give one of them")
-
-
-def _need_pair(against: str | None, table: str | None) -> None:
-    if (against is None) != (table is None):
-        raise UsageError("--against and --table belong together", next_step="give both, or neither")
 
 
 def _need_with(needed: str, is_there: bool, given: dict[str, object]) -> None:

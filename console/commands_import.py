@@ -234,9 +234,10 @@ def import_orders(
 ) -> Answer:
     """Bring orders in, for `reconcile`: rows of a table or file, or the events of a topic.
 
-    A row says how an order is now; one that is known may go on from there, and anything else is a reject. Rows are
-    taken to be all that there was at the time of the import: --now says when they were exported. One ledger has its
-    orders from rows or from one topic.
+    A row says how an order is now; one that is known may go on from there, and anything else is a reject. Several rows
+    of one order are followed in the order of the input; where the last is a reject, `reconcile` withholds the order
+    until a good row of it comes. Rows are taken to be all that there was at the time of the import: --now says when
+    they were exported. One ledger has its orders from rows or from one topic.
     """
     from ledger.importing import import_orders as bring
 

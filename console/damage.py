@@ -20,7 +20,15 @@ from schemas.errors import UsageError
 if TYPE_CHECKING:
     from ledger.store import Store
 
-__all__ = ["Damage", "Victims", "damage_accounts", "damage_read_model", "damage_store", "damage_transactions"]
+__all__ = [
+    "Damage",
+    "Victims",
+    "damage_accounts",
+    "damage_orders",
+    "damage_read_model",
+    "damage_store",
+    "damage_transactions",
+]
 
 STRANGE_POINTS = 1_000_003
 LOST_TRANSACTION = "txn-lost"
@@ -54,6 +62,7 @@ class Victims:
     missed: str
     twice: str
     row_lost: str
+    locked: str
     hand_changed: str
     hole: str
     tail_lost: str
@@ -76,9 +85,7 @@ class Victims:
         others = [name for name in eligible if name != payer]
         names = list(cls.__dataclass_fields__)
         if payer is None or len(others) < len(names) - 1:
-            raise UsageError(
-                "the ledger is too small for the demo", next_step="ask for more: --accounts 200 --events 5000"
-            )
+            raise _too_small()
         chosen = dict(zip([name for name in names if name != "twice"], others, strict=False))
         return cls(twice=payer, **chosen)
 
@@ -116,8 +123,8 @@ def damage_transactions(path: Path, victims: Victims, now: datetime) -> list[Dam
     ]
 
 
-def damage_accounts(path: Path, transactions: pl.DataFrame, victims: Victims) -> list[Damage]:
-    """Make the live rows wrong: changed, out of step, missing, and one too many.
+def damage_accounts(path: Path, transactions: pl.DataFrame, victims: Victims, now: datetime) -> list[Damage]:
+    """Make the live rows wrong: changed, out of step, missing, one too many, and two locked for days.
 
     `transactions` are the generated rows, before their own damage; what was added to them since is in the live
     rows too, since the old system had booked it.
@@ -136,6 +143,11 @@ def damage_accounts(path: Path, transactions: pl.DataFrame, victims: Victims) ->
     damaged = rows.with_columns(
         balance=pl.col("balance") + change, frozen_amount=pl.col("frozen_amount") + freeze
     ).filter(pl.col("account_id") != victims.row_lost)
+    is_locked = pl.col("account_id").is_in([victims.locked, victims.waiting])
+    damaged = damaged.with_columns(
+        status=pl.when(is_locked).then(pl.lit("locked")).otherwise("status"),
+        locked_at=pl.when(is_locked).then(pl.lit(format_time(now - timedelta(days=3)))).otherwise("locked_at"),
+    )
     ghost = {"account_id": GHOST, "balance": 500, "frozen_amount": 0, "status": "active", "locked_at": None}
     pl.concat([damaged, pl.DataFrame([ghost], schema=rows.schema)]).write_csv(path)
     return [
@@ -145,7 +157,33 @@ def damage_accounts(path: Path, transactions: pl.DataFrame, victims: Victims) ->
         Damage("drift", f"{victims.twice} balance", "applied_twice", f"a payment of {payment:,} applied twice"),
         Damage("drift", f"{victims.row_lost} row", "row_missing", "the account's live row deleted"),
         Damage("drift", f"{GHOST} row", "row_extra", "a live row of an account that never was"),
+        Damage("accounts check", victims.locked, "unlocked", "locked for three days, with nothing pending"),
+        Damage("accounts check", victims.waiting, "manual_intervention_required", "locked for what never ended"),
     ]
+
+
+def damage_orders(path: Path, victims: Victims) -> list[Damage]:
+    """Make orders disagree with what the ledger did for them: other points, another end, and one that is gone."""
+    rows = pl.read_csv(path, infer_schema=False)
+    plain = ~pl.col("account_id").is_in([getattr(victims, name) for name in Victims.__dataclass_fields__])
+    completed = rows.filter(plain & (pl.col("status") == "completed"))["order_id"].sort()
+    if completed.len() < 3:
+        raise _too_small()
+    dearer, cancelled, lost = completed[:3]
+    order = pl.col("order_id")
+    points = pl.col("points_amount").cast(pl.Int64) + pl.when(order == dearer).then(STRANGE_POINTS).otherwise(0)
+    status = pl.when(order == cancelled).then(pl.lit("cancelled")).otherwise("status")
+    rows.filter(order != lost).with_columns(points_amount=points, status=status).write_csv(path)
+    codes = ("amount_mismatch", "missing_reversal", "status_mismatch")
+    return [
+        Damage("reconcile", dearer, "amount_mismatch", f"an order of {STRANGE_POINTS:,} points more than were paid"),
+        *(Damage("reconcile", cancelled, code, "an order cancelled, its points never given back") for code in codes),
+        Damage("reconcile", lost, "orphan_credit_transaction", "an order lost, though its points were paid"),
+    ]
+
+
+def _too_small() -> UsageError:
+    return UsageError("the ledger is too small for the demo", next_step="ask for more: --accounts 200 --events 5000")
 
 
 def damage_read_model(store: Store, victims: Victims) -> list[Damage]:

@@ -6,35 +6,50 @@ where something was missed or something else was reported. So it is a test as mu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from console import commands_ask, commands_check, commands_data, commands_drift, commands_import, commands_replay
+from console import (
+    commands_accounts,
+    commands_ask,
+    commands_check,
+    commands_data,
+    commands_drift,
+    commands_import,
+    commands_reconcile,
+    commands_replay,
+)
 from console.answer import Answer
-from console.damage import Damage, Victims, damage_accounts, damage_read_model, damage_store, damage_transactions
+from console.damage import (
+    Damage,
+    Victims,
+    damage_accounts,
+    damage_orders,
+    damage_read_model,
+    damage_store,
+    damage_transactions,
+)
+from console.demo_recovery import recover
+from console.demo_stage import Say, Stage
 from console.generate import generate
-from console.run import Everywhere, Run
-from schemas import format_time
 
 __all__ = ["Demo", "play"]
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo planted and found, in which folder, and the lines that it told."""
+    """What the demo planted and found, in which folder, the lines that it told, and the reports of its recovery."""
 
     folder: Path
     planted: list[Damage]
     found: list[Damage]
     wrong: list[str]
     lines: list[str]
+    reports: list[str]
 
     @property
     def missed(self) -> list[Damage]:
@@ -49,96 +64,52 @@ class Demo:
         return [each for each in self.found if each.key not in planted]
 
 
-@dataclass
-class _Stage:
-    """The running story: the clock and folder of every command, and what was seen so far."""
-
-    folder: Path
-    now: datetime
-    say: Say
-    planted: list[Damage] = field(default_factory=list)
-    found: list[Damage] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-
-    def run(self, folder: Path | None = None) -> Run:
-        return Run(options=Everywhere(data=folder or self.folder, now=format_time(self.now)))
-
-    def tell(self, words: str = "") -> None:
-        self.lines.append(words)
-        self.say(words)
-
-    def chapter(self, title: str) -> None:
-        self.tell()
-        self.tell(f"## {title}")
-        self.tell()
-
-    def command(self, words: str) -> None:
-        self.tell(f"    $ ledger-replay {words}")
-
-    def plant(self, damages: Sequence[Damage]) -> None:
-        self.planted.extend(damages)
-
-    def see(self, check: str, found: Sequence[Damage]) -> None:
-        """Take down what a command found, and show it beside what was planted for it."""
-        self.found.extend(found)
-        by_key = {each.key: each for each in found}
-        mine = [each for each in self.planted if each.check == check]
-        for each in mine:
-            hit = by_key.pop(each.key, None)
-            mark = "found " if hit else "MISSED"
-            said = f" -> {hit.code}: {hit.story}" if hit else ""
-            self.tell(f"    {mark}  {each.subject}: {each.story}{said}")
-        for each in by_key.values():
-            self.tell(f"    NEVER PLANTED  {each.subject}: {each.code} {each.story}")
-
-    def claim(self, is_so: bool, words: str) -> None:
-        """Say something that must hold; where it does not, the demo fails."""
-        if not is_so:
-            self.wrong.append(words)
-        self.tell(f"    {'true  ' if is_so else 'FALSE '}  {words}")
-
-
 def play(*, folder: Path, accounts: int, events: int, seed: int, now: datetime, say: Say) -> Demo:
     """Play the whole story in an empty folder and return what was planted and what was found."""
-    stage = _Stage(folder, now, say)
+    stage = Stage(folder, now, say)
     files = folder / "files"
     victims = _disaster(stage, files, accounts=accounts, events=events, seed=seed)
     _bring_in(stage, files)
     _check_log(stage)
     _check_live(stage)
+    _check_locks(stage)
+    _check_orders(stage)
     _check_own_rows(stage, victims)
     before = _truth(stage)
     exported = _export(stage)
     _damage_log(stage, victims, before)
     _bring_back(stage, exported, before)
-    return Demo(folder, stage.planted, stage.found, stage.wrong, stage.lines)
+    reports = recover(stage, exported)
+    return Demo(folder, stage.planted, stage.found, stage.wrong, stage.lines, reports)
 
 
-def _disaster(stage: _Stage, files: Path, *, accounts: int, events: int, seed: int) -> Victims:
+def _disaster(stage: Stage, files: Path, *, accounts: int, events: int, seed: int) -> Victims:
     made = generate(accounts=accounts, events=events, seed=seed, folder=files, now=stage.now)
     stage.tell("# A points system after its disaster")
     stage.tell()
     stage.tell(f"{made.transactions:,} transactions of {made.accounts:,} accounts, seed {seed}. Then it went wrong:")
     rows = pl.read_csv(files / "transactions.csv")
     victims = Victims.among(rows)
-    stage.plant(damage_accounts(files / "accounts.csv", rows, victims))
+    stage.plant(damage_accounts(files / "accounts.csv", rows, victims, stage.now))
+    stage.plant(damage_orders(files / "orders.csv", victims))
     stage.plant(damage_transactions(files / "transactions.csv", victims, stage.now))
     stage.tell("some transactions cannot be right, some rows cannot be read, and the live balances are not what the")
     stage.tell("transactions say. What was damaged is written down, and no command gets to see it.")
     return victims
 
 
-def _bring_in(stage: _Stage, files: Path) -> None:
+def _bring_in(stage: Stage, files: Path) -> None:
     stage.chapter("Import: good rows become events, bad ones are named")
     stage.command(f"import transactions {files / 'transactions.csv'}")
     answer = commands_import.import_transactions(stage.run(), file=str(files / "transactions.csv"))
-    _show(stage, answer)
+    stage.show(answer)
     stage.see("import transactions", _rejected(answer))
     again = commands_import.import_transactions(stage.run(), file=str(files / "transactions.csv"))
     stage.claim(again.fields["imported"] == 0, "importing the same file again changes nothing")
     stage.command(f"import accounts {files / 'accounts.csv'}")
-    _show(stage, commands_import.import_accounts(stage.run(), file=str(files / "accounts.csv")))
+    stage.show(commands_import.import_accounts(stage.run(), file=str(files / "accounts.csv")))
+    stage.command(f"import orders {files / 'orders.csv'}")
+    stage.show(commands_import.import_orders(stage.run(), file=str(files / "orders.csv")))
 
 
 def _rejected(answer: Answer) -> list[Damage]:
@@ -151,11 +122,11 @@ def _rejected(answer: Answer) -> list[Damage]:
     ]
 
 
-def _check_log(stage: _Stage) -> None:
+def _check_log(stage: Stage) -> None:
     stage.chapter("Verify: which transactions do not add up")
     stage.command("verify")
     answer = commands_check.verify(stage.run())
-    _show(stage, answer)
+    stage.show(answer)
     found = [
         Damage("verify", f"{each['account_id']} {each['transaction_id']}", each["code"], _evidence(each))
         for each in answer.fields["findings"]
@@ -170,19 +141,37 @@ def _evidence(finding: dict[str, Any]) -> str:
     return str(details.get("related_transaction_id") or details.get("created_at") or finding["actual"])
 
 
-def _check_live(stage: _Stage) -> None:
+def _check_live(stage: Stage) -> None:
     stage.chapter("Drift: which live rows are wrong, by how much, and why")
     stage.command("drift --explain")
     answer = commands_drift.drift(stage.run(), explain=True)
-    _show(stage, answer)
+    stage.show(answer)
     stage.see("drift", _drifted("drift", answer))
 
 
-def _check_own_rows(stage: _Stage, victims: Victims) -> None:
+def _check_locks(stage: Stage) -> None:
+    stage.chapter("Locks: who has been locked for too long, and what keeps it so")
+    stage.command("accounts check")
+    answer = commands_accounts.check(stage.run())
+    stage.show(answer)
+    rows = answer.fields["results"].select("account_id", "action", "reason").iter_rows()
+    stage.see("accounts check", [Damage("accounts check", *row) for row in rows])
+
+
+def _check_orders(stage: Stage) -> None:
+    stage.chapter("Reconcile: which orders and payments do not agree")
+    stage.command("reconcile")
+    answer = commands_reconcile.reconcile(stage.run())
+    stage.show(answer)
+    rows = _rows(answer).select("order_id", "code", "evidence").iter_rows()
+    stage.see("reconcile", [Damage("reconcile", *row) for row in rows])
+
+
+def _check_own_rows(stage: Stage, victims: Victims) -> None:
     stage.chapter("Rebuild: every balance from the first event, as our own read model")
     stage.command("rebuild --promote")
     rebuilt = commands_replay.rebuild(stage.run(), promote=True)
-    _show(stage, rebuilt)
+    stage.show(rebuilt)
     stage.claim(rebuilt.fields["promoted"] is True, "it is COMPLETE, so it was promoted")
     clean = commands_drift.drift(stage.run(), own=True)
     stage.claim(clean.verdict == "EQUAL", "compared with the events again, not one row differs")
@@ -204,7 +193,7 @@ def _drifted(check: str, answer: Answer) -> list[Damage]:
     ]
 
 
-def _truth(stage: _Stage) -> Answer:
+def _truth(stage: Stage) -> Answer:
     return commands_ask.balances(stage.run())
 
 
@@ -212,15 +201,15 @@ def _rows(answer: Answer) -> pl.DataFrame:
     return pl.DataFrame() if answer.table is None else answer.table
 
 
-def _export(stage: _Stage) -> Path:
+def _export(stage: Stage) -> Path:
     stage.chapter("Export: the events themselves, as a file")
     file = stage.folder / "files" / "events.jsonl"
     stage.command(f"export events {file}")
-    _show(stage, commands_data.export_events(stage.run(), file=str(file)))
+    stage.show(commands_data.export_events(stage.run(), file=str(file)))
     return file
 
 
-def _damage_log(stage: _Stage, victims: Victims, before: Answer) -> None:
+def _damage_log(stage: Stage, victims: Victims, before: Answer) -> None:
     stage.chapter("The worst: the event store itself is damaged")
     stage.tell("One event is lost from the middle of a stream, one from the end, one whole stream, and one bit flips.")
     with stage.run().ledger() as store:
@@ -236,19 +225,13 @@ def _damage_log(stage: _Stage, victims: Victims, before: Answer) -> None:
     stage.claim(served.equals(others), f"the other {served.height:,} accounts are served, each exactly as before")
 
 
-def _bring_back(stage: _Stage, exported: Path, before: Answer) -> None:
+def _bring_back(stage: Stage, exported: Path, before: Answer) -> None:
     stage.chapter("Back again: a new ledger from the exported events")
     folder = stage.folder / "restored"
     stage.command(f"--data {folder} import events {exported}")
-    _show(stage, commands_import.import_events(stage.run(folder), file=str(exported)))
+    stage.show(commands_import.import_events(stage.run(folder), file=str(exported)))
     stage.command(f"--data {folder} rebuild --promote")
     answer = commands_replay.rebuild(stage.run(folder), promote=True)
-    _show(stage, answer)
+    stage.show(answer)
     same = answer.fields["certificate"].digest == before.fields["certificate"].digest
     stage.claim(same and answer.verdict == "COMPLETE", "its digest is the one from before the damage")
-
-
-def _show(stage: _Stage, answer: Answer) -> None:
-    for line in answer.summary:
-        if line:
-            stage.tell(f"    {line}")

@@ -49,7 +49,8 @@ def named(error: BaseException) -> LedgerReplayError:
         )
     if isinstance(error, OSError):
         return _of_system(error)
-    if type(error).__module__.startswith("sqlalchemy"):
+    # Bulk reads go past SQLAlchemy, so the drivers' own errors come too.
+    if type(error).__module__.startswith(("sqlalchemy", "sqlite3", "psycopg")):
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         if "malformed" in reason or "not a database" in reason:
             advice = _RESCUE

@@ -57,6 +57,21 @@
     orders_topic = "orders"                    # the topic that `watch` and `reconcile --watch` read the orders from
     alert_after_seconds = 3600                 # how long a break may stay open before the webhook is told
 
+    [recover]
+    lowering = "explained"                     # "never": what would lower live always waits for a person
+    approver_differs = false                   # whether who approves a plan must not be who made it
+    approval_hours = 24                        # how long an approval holds
+    settle = "cancel"                          # stale pending transactions: "complete" or "cancel"; default: left
+    pause = { command = ["/usr/local/bin/points", "pause"] }    # before live is changed: its writers must rest
+    go_on = { webhook = { env = "POINTS_GO_ON_URL" }, timeout_seconds = 60 }     # after it; or the URL itself
+
+    [recover.settle_codes]                     # the same by business code, which goes first
+    "order.payment" = "complete"
+
+    [audit]                                    # where the head of the audit trail is written too
+    file = "/mnt/elsewhere/audit-heads.jsonl"  # or a path from the folder of this file
+    topic = "ledger-audit"
+
 Options win over environment variables, and those over the file. Secrets belong into the environment or into a
 file, not into arguments.
 """
@@ -66,20 +81,26 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from schemas.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from consumers.hooks import Hook
+
 __all__ = [
     "DEFAULT_TOPIC",
     "FILE_NAME",
     "AlertSettings",
     "ArchiveSettings",
+    "AuditSettings",
+    "HookSettings",
     "KafkaSettings",
     "ReconcileSettings",
+    "RecoverSettings",
     "Secret",
     "Settings",
     "WatchSettings",
@@ -175,11 +196,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def url(self) -> str | None:
         """Return the URL of the webhook, None where none is configured; ConfigurationError where it is none."""
-        where = "[alerts] webhook"
-        url = self.webhook.read(where) if isinstance(self.webhook, Secret) else self.webhook
-        if url is not None and not _is_web(url):
-            raise ConfigurationError("the webhook is no URL of http or https", where=where, next_step="correct it")
-        return url
+        return None if self.webhook is None else _web_url(self.webhook, "[alerts] webhook")
 
     def header_values(self) -> dict[str, str]:
         """Return the headers with the secrets read; ConfigurationError for what no header can be."""
@@ -211,8 +228,68 @@ class ReconcileSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     alert_after_seconds: Annotated[float, msgspec.Meta(ge=0, le=315_360_000)] = 3_600.0
 
 
+class HookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What pauses a foreign system or lets it go on: a command (its arguments; no shell reads them) or a webhook."""
+
+    command: Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)] | None = None
+    webhook: str | Secret | None = None
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=3_600)] = 60.0
+
+    def hook(self, where: str) -> Hook:
+        """Return the hook with its secret read; `where` names its key. ConfigurationError where it is not one."""
+        # Not before somebody asks for it: most commands need none, and it takes its time.
+        from consumers import hooks
+
+        if (self.command is None) == (self.webhook is None):
+            raise ConfigurationError(
+                "a hook is either { command = [...] } or { webhook = ... }",
+                where=where,
+                next_step="give one of the two",
+            )
+        url = None if self.webhook is None else _web_url(self.webhook, where)
+        return hooks.Hook(command=self.command or (), url=url, timeout_seconds=self.timeout_seconds)
+
+
+class RecoverSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[recover]`: what a recovery may do by itself, who approves it, and what pauses the foreign system.
+
+    `settle` is what becomes of a stale pending transaction whose business code `settle_codes` does not have; None
+    leaves it.
+    """
+
+    lowering: Literal["explained", "never"] = "explained"
+    approver_differs: bool = False
+    approval_hours: Annotated[float, msgspec.Meta(gt=0, le=8_760)] = 24.0
+    settle: Literal["complete", "cancel"] | None = None
+    settle_codes: dict[str, Literal["complete", "cancel"]] = {}
+    pause: HookSettings | None = None
+    go_on: HookSettings | None = None
+
+    def hooks(self) -> tuple[Hook | None, Hook | None]:
+        """Return what pauses and what lets go on, None where there is none; ConfigurationError where one is wrong."""
+        pause = None if self.pause is None else self.pause.hook("[recover] pause")
+        return pause, None if self.go_on is None else self.go_on.hook("[recover] go_on")
+
+
+class AuditSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[audit]`: a file and a topic that the head of the audit trail is written to, outside the database.
+
+    `file` is, as read, a path from the folder of the configuration.
+    """
+
+    file: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    topic: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+
+
 #: What a name of a header is made of.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def _web_url(given: str | Secret, where: str) -> str:
+    url = given.read(where) if isinstance(given, Secret) else given
+    if not _is_web(url):
+        raise ConfigurationError("the webhook is no URL of http or https", where=where, next_step="correct it")
+    return url
 
 
 def _is_web(url: str) -> bool:
@@ -242,6 +319,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     watch: WatchSettings = WatchSettings()
     alerts: AlertSettings = AlertSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    recover: RecoverSettings = RecoverSettings()
+    audit: AuditSettings = AuditSettings()
 
     @property
     def timezone(self) -> str:
@@ -265,7 +344,10 @@ def load_settings(data: Path, config: Path | None) -> Settings:
         found = msgspec.toml.decode(content, type=Settings)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ConfigurationError(f"the configuration is wrong: {error}", where=str(path)) from error
-    return msgspec.structs.replace(found, archive=_from_folder(found.archive, path.parent))
+    audit = found.audit
+    if audit.file is not None:
+        audit = msgspec.structs.replace(audit, file=str(path.parent / audit.file))
+    return msgspec.structs.replace(found, archive=_from_folder(found.archive, path.parent), audit=audit)
 
 
 def _from_folder(archive: ArchiveSettings, folder: Path) -> ArchiveSettings:

@@ -1,4 +1,4 @@
-"""The options --from, --topic, --workers and --archive, and what a position of a source looks like."""
+"""The options that name a source or live rows, and what a position of a source looks like."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ __all__ = [
     "STORE_OR_ARCHIVE",
     "STORE_OR_TOPIC",
     "AcceptTopic",
+    "Against",
     "ArchivePlace",
+    "LiveTableName",
+    "Own",
     "Source",
     "StoreOrArchive",
+    "TheirLive",
     "TopicName",
     "Workers",
     "archive_position",
+    "need_one_live",
     "need_source",
     "store_position",
     "topic_position",
@@ -57,6 +62,22 @@ ArchivePlace = Annotated[
         "archive in the data folder).",
     ),
 ]
+
+
+Own = Annotated[bool, typer.Option("--own", help="Our own read model, even where accounts were imported.")]
+Against = Annotated[str | None, typer.Option("--against", metavar="URL", help="A table of another database.")]
+LiveTableName = Annotated[str | None, typer.Option("--table", metavar="NAME", help="The live table there.")]
+TheirLive = Annotated[bool, typer.Option("--live", help="The live table that the TOML file names.")]
+
+
+def need_one_live(*, own: bool, live: bool, against: str | None, table: str | None) -> None:
+    """Let options pass that name at most one kind of live rows, and that whole; UsageError for others."""
+    given = {"--own": own, "--against": against is not None, "--live": live}
+    names = [name for name, is_given in given.items() if is_given]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)} name different live rows", next_step="give one of them")
+    if (against is None) != (table is None):
+        raise UsageError("--against and --table belong together", next_step="give both, or neither")
 
 
 def need_source(

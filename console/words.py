@@ -16,6 +16,7 @@ __all__ = [
     "count",
     "damaged_lines",
     "first_few",
+    "live_rows",
     "missing_lines",
     "parked_order_lines",
     "position_text",
@@ -54,6 +55,11 @@ def first_few(lines: Sequence[str], what: str) -> list[str]:
     """Return the first lines, and one that says how many more there are."""
     rest = len(lines) - SHOWN_MAX
     return [*lines[:SHOWN_MAX], *([f"... and {rest:,} more {what}: --json lists all"] if rest > 0 else [])]
+
+
+def live_rows(kind: str, table: str) -> str:
+    """Return which live rows a recovery corrects (`replay.recovery.plan.Target`) as people read it."""
+    return {"read_model": "our read model", "imported": "imported rows"}.get(kind, f"table {table}")
 
 
 def parked_order_lines(parked: pl.DataFrame) -> list[str]:

@@ -13,15 +13,15 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import urllib3
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
-from urllib3.exceptions import HTTPError, InvalidHeader
 
 from consumers.differences import drifted_of
+from consumers.posting import Posted, Result, post
 from ledger import findings, incidents
 from ledger.incidents import Alert, Incident, Kind
 from ledger.store import Store
@@ -29,16 +29,11 @@ from schemas import format_time
 
 __all__ = ["DRIFT", "NAMED_MAX", "About", "AlertSender", "Attempt", "Result", "Webhook"]
 
-Result = Literal["sent", "failed", "refused"]
-
 #: Differences or breaks that an alert names; all of them are in their table.
 NAMED_MAX = 10
 
 BACKOFF_SECONDS = 1.0
 BACKOFF_SECONDS_MAX = 300.0
-
-#: The longest that a webhook may ask to be left alone.
-RETRY_AFTER_SECONDS_MAX = 21_600.0
 
 #: How soon the queue is looked at again when the database did not answer.
 DATABASE_PAUSE_SECONDS = 5.0
@@ -98,12 +93,6 @@ class Attempt(NamedTuple):
     result: Result
     error: str | None
     again_at: str | None
-
-
-class _Answer(NamedTuple):
-    result: Result
-    error: str | None = None
-    retry_after_seconds: float | None = None
 
 
 class AlertSender:
@@ -239,30 +228,10 @@ class AlertSender:
     def _key(self, alert: Alert) -> str:
         return f"{self._store.ledger_id}-{alert.incident.id}-{self._about.kinds[alert.kind]}"
 
-    def _post(self, alert: Alert, body: bytes) -> _Answer:
-        headers = {"Content-Type": "application/json", "Idempotency-Key": self._key(alert), **self._webhook.headers}
-        try:
-            answer = self._client.request(
-                "POST", self._webhook.url, body=body, headers=headers, redirect=False, preload_content=False
-            )
-        except (HTTPError, OSError, ValueError) as error:
-            return _Answer("failed", self._words(error))
-        # What it has to say does not matter, and may be without an end.
-        answer.close()
-        if 200 <= answer.status < 300:
-            return _Answer("sent")
-        error_words = f"the webhook answered {answer.status} {answer.reason or ''}".strip()
-        if answer.status in (408, 429) or answer.status >= 500:
-            return _Answer("failed", error_words, _retry_after(answer.headers.get("Retry-After")))
-        return _Answer("refused", error_words)
+    def _post(self, alert: Alert, body: bytes) -> Posted:
+        return post(self._client, self._webhook.url, body, key=self._key(alert), headers=self._webhook.headers)
 
-    def _words(self, error: Exception) -> str:
-        """Return an error without the path of the webhook, which is a secret with many services."""
-        words = f"{type(error).__name__}: {error}".replace(self._webhook.url, "the webhook")
-        path = urllib3.util.parse_url(self._webhook.url).request_uri
-        return words.replace(path, "/...") if len(path) > 1 else words
-
-    def _note(self, alert: Alert, answer: _Answer) -> None:
+    def _note(self, alert: Alert, answer: Posted) -> None:
         now = self._now()
         again_at = None
         if answer.result == "failed":
@@ -280,13 +249,3 @@ class AlertSender:
 
 def _is_given_up(incident: Incident) -> bool:
     return incident.error is not None and incident.next_attempt_at is None
-
-
-def _retry_after(value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = urllib3.Retry().parse_retry_after(value)
-    except InvalidHeader:
-        return None
-    return min(max(seconds, 0.0), RETRY_AFTER_SECONDS_MAX)

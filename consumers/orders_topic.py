@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import polars as pl
-from msgspec import structs
 from sqlalchemy import Connection as Session
 
+from consumers.topic_following import LOOK_SECONDS, Patience, quick, refuse_lost
 from consumers.topic_group import Group, Range
 from ledger import orders
 from ledger.orders import Added, Source
@@ -28,15 +28,9 @@ from replay.topic.connection import Connection
 from replay.topic.metadata import Topic, describe
 from replay.topic.refusals import stopped_error, topic_named
 from schemas import ORDER_SCHEMA, PoisonOrder, decode_orders
-from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
+from schemas.errors import PositionMoved, RefusedError
 
 __all__ = ["OrdersStep", "OrdersTopic"]
-
-#: Seconds between two looks whether the topic is still the one that it was.
-LOOK_SECONDS = 5.0
-
-#: How long such a look may take: a step that waits for brokers ends soon, too.
-LOOK_SECONDS_MAX = 5.0
 
 _RESTART = "read it anew with `import orders --from-topic NAME --restart`: what it said before is then forgotten"
 _NOTHING = Added(0, 0, 0)
@@ -85,14 +79,10 @@ class OrdersTopic:
     ) -> None:
         self._store = store
         self._connection = connection
-        self._quick = structs.replace(
-            connection, stall_timeout_seconds=min(LOOK_SECONDS_MAX, connection.stall_timeout_seconds)
-        )
         self._batch_records = batch_records
         self._poll_seconds = poll_seconds
-        self._waiting = waiting
+        self._patience = Patience(waiting, seconds=poll_seconds)
         self._at = at
-        self._is_waiting = False
         self._topic = topic_named(connection, topic, next_step="check the name of the topic of orders")
         #: Where the orders came from that a restart has forgotten, None where that was this topic too.
         self.replaced: Source | None = None
@@ -125,16 +115,7 @@ class OrdersTopic:
         RefusedError where the topic has lost what comes next, was made again, or cannot be read there; BrokerRefused
         where a broker says no. Brokers that do not answer only leave it behind.
         """
-        try:
-            found = self._moved_on()
-        except BrokerRefused:
-            raise
-        except BrokerError as error:
-            self._waits(f"the orders wait: {error.what}")
-            time.sleep(self._poll_seconds)
-            return self._step()
-        self._waits("")
-        return found
+        return self._patience.step(self._moved_on, otherwise=self._step, what="the orders wait")
 
     def close(self) -> None:
         """Leave the group, so that other instances have its partitions at once."""
@@ -210,7 +191,7 @@ class OrdersTopic:
 
     def _look(self) -> None:
         """Refuse a topic that is not what it was, or has lost what comes next."""
-        topic = describe(self._quick, self._topic.name)
+        topic = describe(quick(self._connection), self._topic.name)
         self._looked_at = time.monotonic()
         if topic is None:
             raise RefusedError(
@@ -247,13 +228,6 @@ class OrdersTopic:
         lag = sum(max(head - self._positions.get(at, 0), 0) for at, head in self._heads.items())
         return OrdersStep(events, added, parked, dict(self._positions), dict(self._heads), lag)
 
-    def _waits(self, why: str) -> None:
-        if self._is_waiting == bool(why):
-            return
-        self._is_waiting = bool(why)
-        if self._waiting is not None:
-            self._waiting(why)
-
 
 def _decoded(ranges: Sequence[Range]) -> tuple[pl.DataFrame, list[PoisonOrder]]:
     found = [
@@ -277,25 +251,5 @@ def _refuse_other(found: Source | None, wanted: Source) -> None:
 
 
 def _refuse_lost(topic: Topic, positions: Mapping[int, int]) -> None:
-    """RefusedError where a topic has not all that comes after some positions."""
-    where = f"topic {topic.name!r}"
-    gone = sorted(set(positions) - set(topic.partitions))
-    if gone:
-        raise RefusedError(
-            f"the topic of orders has {len(topic.partitions)} partitions, and was read from {len(positions)}",
-            where=f"{where}, partition {gone[0]}",
-            next_step=_RESTART,
-        )
-    for partition, bounds in sorted(topic.partitions.items()):
-        reached = positions.get(partition, 0)
-        if bounds.first > reached:
-            lost, next_step = f"begins at offset {bounds.first:,}", "have a topic that keeps all, or import files"
-        elif bounds.high < reached:
-            lost, next_step = f"ends at offset {bounds.high:,}", _RESTART
-        else:
-            continue
-        raise RefusedError(
-            f"partition {partition} {lost}, orders were read to {reached:,}: records were lost",
-            where=where,
-            next_step=next_step,
-        )
+    instead = "have a topic that keeps all, or import files"
+    refuse_lost(topic, positions, "orders were read to", restart=_RESTART, instead=instead)

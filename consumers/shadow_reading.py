@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
+import polars as pl
 from sqlalchemy import Connection
 
 from ledger import shadows
@@ -14,7 +15,7 @@ from ledger.store import Store
 from replay.rows import Beside, Folded
 from replay.source import Batch
 from replay.store_rows import Memory, fold_batch
-from replay.store_source import StoreSource
+from replay.store_source import StoreSource, decoded
 from schemas import decode
 from schemas.errors import RefusedError
 
@@ -66,28 +67,42 @@ class Reading:
 
         PositionMoved if the shadow is gone; RefusedError where the store lost events that the shadow has.
         """
+        details = () if self._beside is None else self._beside.details
         with self._store.snapshot() as connection:
             position, head = where(self._store, connection, shadow)
             if before is not None:
                 # Wherever the shadow is by now: if not there, the position cannot be moved from there either.
                 position = before.position
-            is_far = head - position > self._catch_up_events
-            events = self._catch_up_events if is_far else self._batch_events
-            source = StoreSource(self._store, connection, batch_events=events)
-            details = () if self._beside is None else self._beside.details
-            batch = _read(source, position, head, events, details)
-            if batch is None:
+            raw = self._read(connection, position, head)
+            if raw is None:
                 return None
             self._at("read")
             memory = self._memory_at(position, connection, shadow, before)
-            folded = fold_batch(source, connection, shadow.number, batch, memory=memory, beside=self._beside)
-            self._memory = memory.after(batch.position, folded)
-            self._at("fold")
-            return Taken(position, head, batch.position, batch.events.height, _newest(batch), folded)
+            rows = memory.of(raw["account_id"].unique().to_list(), connection, shadow.number)
+        # SQLite cannot begin its log anew while a snapshot is held, and it would grow with every batch. The next one
+        # begins at what it is asked, which is nothing unless an account is parked or an event is there twice.
+        batch = decoded(raw, details)
+        with self._store.snapshot() as connection:
+            source = StoreSource(self._store, connection)
+            folded = fold_batch(source, connection, shadow.number, batch, memory=memory, rows=rows, beside=self._beside)
+        self._memory = memory.after(batch.position, folded)
+        self._at("fold")
+        return Taken(position, head, batch.position, batch.events.height, _newest(batch), folded)
 
     def forget(self) -> None:
         """Forget what is known of rows."""
         self._memory = None
+
+    def _read(self, connection: Connection, after: int, head: int) -> pl.DataFrame | None:
+        """Return the next events as they are stored, at most those of a batch, None where there are none."""
+        events = self._catch_up_events if head - after > self._catch_up_events else self._batch_events
+        # A range that ends there says more to the database than a limit: without statistics PostgreSQL would sort all
+        # that follows for each batch. Positions have gaps, so where the range is empty only the limit is left.
+        for until in sorted({min(after + events, head), head}):
+            raw = next(self._store.read(connection, after=after, until=until, batch_events=events), None)
+            if raw is not None:
+                return raw
+        return None
 
     def _memory_at(self, position: int, connection: Connection, shadow: Shadow, before: Taken | None) -> Memory:
         memory, self._memory = self._memory, None
@@ -114,17 +129,6 @@ def where(store: Store, connection: Connection, shadow: Shadow) -> tuple[int, in
             next_step="bring the events back first (`import events`), or restart the shadow",
         )
     return position, head
-
-
-def _read(source: StoreSource, after: int, head: int, events: int, details: tuple[str, ...]) -> Batch | None:
-    """Return the next events, at most so many, None where there are none."""
-    # A range that ends there says more to the database than a limit: without statistics PostgreSQL would sort all that
-    # follows for each batch. Positions have gaps, so where the range is empty only the limit is left.
-    for until in sorted({min(after + events, head), head}):
-        batch = next(source.read(after=after, until=until, details=details), None)
-        if batch is not None:
-            return batch
-    return None
 
 
 def _newest(batch: Batch) -> datetime | None:

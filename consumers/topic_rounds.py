@@ -10,6 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from consumers.archived import Archived, archived
+from consumers.topic_following import refuse_lost
 from replay.archive.appending import Appending, Origin
 from replay.archive.state import State
 from replay.archive.table import Archive
@@ -177,15 +178,5 @@ def _refuse_lost(topic: Topic, origin: Origin, state: State | None) -> None:
             next_step="name another place with --archive, and archive it there",
         )
     known = state.position if state is not None and isinstance(state.position, dict) else {}
-    for partition, bounds in sorted(topic.partitions.items()):
-        reached = known.get(partition, 0)
-        if bounds.first > reached:
-            lost = f"begins at offset {bounds.first:,}, the archive has it up to {reached:,}"
-        elif bounds.high < reached:
-            lost = f"ends at offset {bounds.high:,}, the archive has it up to {reached:,}"
-        else:
-            continue
-        raise RefusedError(
-            f"partition {partition} of topic {topic.name!r} {lost}: records were lost",
-            next_step="archive from the store into another place",
-        )
+    elsewhere = "archive from the store into another place"
+    refuse_lost(topic, known, "the archive has it up to", restart=elsewhere, instead=elsewhere)

@@ -18,12 +18,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import polars as pl
-from msgspec import structs
 from sqlalchemy import Connection as Session
 
 from consumers.shadow import Step
 from consumers.shadow_start import Start, refuse_unlike
 from consumers.topic_batches import Ahead, Ready, TopicBatches, reached_by
+from consumers.topic_following import LOOK_SECONDS, Patience, quick
 from consumers.topic_group import Group
 from consumers.topic_shadow_start import begin_topic, refuse_lost, refuse_other_topic
 from ledger import shadows
@@ -36,15 +36,9 @@ from replay.topic.metadata import Topic, describe
 from replay.topic.refusals import stopped_error, topic_named
 from replay.topic_rows import Applied, Taken, apply, keep
 from schemas import PoisonEvent, decode, format_time
-from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError
+from schemas.errors import PositionMoved, RefusedError
 
 __all__ = ["TopicShadow"]
-
-#: Seconds between two looks whether the topic is still the one that it was.
-LOOK_SECONDS = 5.0
-
-#: How long such a look may take: a step that waits for brokers ends soon, too.
-LOOK_SECONDS_MAX = 5.0
 
 
 class TopicShadow:
@@ -78,13 +72,8 @@ class TopicShadow:
         self._store = store
         self._beside = beside
         self._connection = connection
-        self._quick = structs.replace(
-            connection, stall_timeout_seconds=min(LOOK_SECONDS_MAX, connection.stall_timeout_seconds)
-        )
-        self._poll_seconds = poll_seconds
-        self._waiting = waiting
+        self._patience = Patience(waiting, seconds=poll_seconds)
         self._at = at
-        self._is_waiting = False
         self._topic = topic_named(connection, topic)
         self._shadow = begin_topic(store, self._topic, name, start, restart=restart, created_at=format_time(now()))
         self._positions: dict[int, int] = {}
@@ -114,16 +103,7 @@ class TopicShadow:
         where a broker says no. Brokers that do not answer only leave the shadow behind, and what a transaction that is
         open on the topic holds back is not there yet: it is told once that has not moved for `LOOK_SECONDS`.
         """
-        try:
-            found = self._moved_on()
-        except BrokerRefused:
-            raise
-        except BrokerError as error:
-            self._waits(f"the shadow {self._shadow.name!r} waits: {error.what}")
-            time.sleep(self._poll_seconds)
-            return self._step()
-        self._waits("")
-        return found
+        return self._patience.step(self._moved_on, otherwise=self._step, what=f"the shadow {self._shadow.name!r} waits")
 
     def close(self) -> None:
         """Leave the group, so that other instances have its partitions at once; the shadow stays where it is."""
@@ -186,7 +166,7 @@ class TopicShadow:
 
     def _look(self) -> None:
         """Refuse a topic that is not what it was, or has lost what comes next."""
-        topic = describe(self._quick, self._topic.name)
+        topic = describe(quick(self._connection), self._topic.name)
         self._looked_at = time.monotonic()
         if topic is None:
             raise RefusedError(
@@ -244,13 +224,6 @@ class TopicShadow:
         # What is behind an open transaction nobody can read yet, so it is no lag, however long that stays open.
         held_back = sum(high - stable for at, (stable, high) in self._held_back.items() if heads.get(at) == stable)
         return Step(events, dict(self._positions), heads, lag, newest, held_back)
-
-    def _waits(self, why: str) -> None:
-        if self._is_waiting == bool(why):
-            return
-        self._is_waiting = bool(why)
-        if self._waiting is not None:
-            self._waiting(why)
 
 
 def _held_back(before: Topic, now: Topic) -> dict[int, tuple[int, int]]:

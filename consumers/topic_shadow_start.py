@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import polars as pl
 
+from consumers import topic_following
 from consumers.shadow_start import Start
 from ledger import read_model, shadows
 from ledger.shadows import Shadow
@@ -85,29 +86,8 @@ def refuse_other_topic(found: Shadow, name: str, topic_id: str) -> Shadow:
 
 def refuse_lost(topic: Topic, name: str, positions: Mapping[int, int]) -> None:
     """RefusedError where a topic has not all that comes after the positions of the shadow of a name."""
-    gone = sorted(set(positions) - set(topic.partitions))
-    if gone:
-        raise RefusedError(
-            f"topic {topic.name!r} has {len(topic.partitions)} partitions, the shadow {name!r} {len(positions)}",
-            where=f"partition {gone[0]}",
-            next_step=_RESTART,
-        )
-    for partition, bounds in sorted(topic.partitions.items()):
-        reached = positions.get(partition, 0)
-        if bounds.first > reached:
-            lost, next_step = (
-                f"begins at offset {bounds.first:,}",
-                "follow the store, or publish to a topic that keeps all",
-            )
-        elif bounds.high < reached:
-            lost, next_step = f"ends at offset {bounds.high:,}", _RESTART
-        else:
-            continue
-        raise RefusedError(
-            f"partition {partition} {lost}, the shadow {name!r} is at {reached:,}: records were lost",
-            where=f"topic {topic.name!r}",
-            next_step=next_step,
-        )
+    instead = "follow the store, or publish to a topic that keeps all"
+    topic_following.refuse_lost(topic, positions, f"the shadow {name!r} is at", restart=_RESTART, instead=instead)
 
 
 def _begun(store: Store, topic: Topic, start: Start) -> _Begun:

@@ -28,7 +28,7 @@ def read_ahead(items: Iterator[T]) -> Iterator[T]:
                 worker.submit(items.close).result()
 
 
-def mapped_ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+def mapped_ahead(work: Callable[[T], R], items: Iterable[T]) -> Generator[tuple[T, R]]:
     """Yield each item with what `work` made of it, the next one being made while the last one is used."""
     made = read_ahead((item, work(item)) for item in items)
     yield from made

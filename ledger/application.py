@@ -11,11 +11,13 @@ import msgspec
 from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.persistence import InfrastructureFactory, IntegrityError, Mapper, PersistenceError
 from eventsourcing.utils import Environment, EnvType
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.account import Account, Content, Limits, Moments
+from ledger.fence import lock_appends
 from ledger.recorder import EventMapper, LedgerFactory, LedgerRecorder
-from ledger.store import Store, lock_appends
+from ledger.store import Store
 from schemas import AMOUNT_MAX, Event, Status, TransactionType
 from schemas.errors import StoreError, UnknownAccount, UsageError
 from schemas.events import ID_LENGTH_MAX
@@ -208,6 +210,20 @@ class Ledger(Application[str]):
         """
         with self._translated(None):
             return [recording.notification.id for recording in self.save(*cast("Any", events))]
+
+    @contextmanager
+    def together(self) -> Iterator[Connection]:
+        """Yield the connection of a write transaction under the append lock: commands within it all count, or none.
+
+        What is read in it stays so until its end, and what is written on the connection belongs to it.
+        """
+        with (
+            self._translated(None),
+            cast("LedgerRecorder", self.recorder).transaction(commit=True) as session,
+        ):
+            connection = session.connection()
+            lock_appends(connection)
+            yield connection
 
     def _new(self, account_id: str, transaction_id: str, content: Content, effective_at: datetime | None) -> int:
         _check_id("transaction", transaction_id, account_id)

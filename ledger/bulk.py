@@ -102,7 +102,7 @@ def misplaced(key: object, column: str, value: object) -> RefusedError:
     return RefusedError(
         f"column {column!r} has a value that the ledger never writes: {value!r}",
         where=f"the row of {key!r}",
-        next_step="somebody wrote it by hand: `drift --watch --rounds 1` names every such row of the read model, and "
+        next_step="somebody wrote it by hand: `drift --own` names every such row of the read model, and "
         "`rebuild --promote` makes the rows anew",
     )
 

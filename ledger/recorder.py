@@ -21,7 +21,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.types import LargeBinary
 
-from ledger.store import GENESIS, Store, chain, lock_appends
+from ledger.fence import lock_appends
+from ledger.store import GENESIS, Store, chain
 from ledger.tables import EVENTS, HEADS, KEY, LedgerDatastore
 from schemas import Event, PoisonEvent, decode, encode
 from schemas.errors import IncompleteError, PoisonEventError, UsageError

@@ -3,6 +3,7 @@
     ledger_audit           the audit trail: one row an entry, each with the hash of the one before it
     ledger_audit_head      number and hash of the last entry: one row, so that a cut tail is seen
     ledger_recovery        who has the lease of recovery, and whether writers are fenced: one row
+    ledger_recovery_events the events of the recovery runs, as the library keeps them
 
 They are part of the one schema of `ledger.tables`, which says how values are kept.
 """
@@ -11,9 +12,9 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Index, Integer, LargeBinary, Table, Text
 
-from ledger.tables import BIG, KEY, METADATA
+from ledger.tables import BIG, KEY, METADATA, Base
 
-__all__ = ["AUDIT", "AUDIT_HEAD", "RECOVERY"]
+__all__ = ["AUDIT", "AUDIT_HEAD", "RECOVERY", "RECOVERY_EVENTS", "RecoveryEventRecord"]
 
 AUDIT = Table(
     "ledger_audit",
@@ -55,3 +56,18 @@ RECOVERY = Table(
     Column("fenced_at", Text, nullable=True),
     Column("fenced_by", Text, nullable=True),
 )
+
+
+class RecoveryEventRecord(Base):
+    """The library's stored-event record for runs: text ids, and no chain, which is that of the audit trail."""
+
+    __tablename__ = "ledger_recovery_events"
+    __table_args__ = (Index("ledger_recovery_events_run", "originator_id", "originator_version", unique=True),)
+    id = Column(BIG, primary_key=True, autoincrement=True)
+    originator_id = Column(KEY, nullable=False)
+    originator_version = Column(BIG, nullable=False)
+    topic = Column(Text, nullable=False)
+    state = Column(LargeBinary, nullable=False)
+
+
+RECOVERY_EVENTS: Table = METADATA.tables[RecoveryEventRecord.__tablename__]

@@ -7,6 +7,7 @@ The chain is that of `schemas.chain`.
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 import uuid
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.types import BigInteger, LargeBinary, Text
 
-from ledger import bulk, order_tables, recovery_tables  # noqa: F401 - their tables are made with the others.
+from ledger import bulk, order_tables  # noqa: F401 - its tables are made with the others.
+from ledger.fence import RUN_OPTION, lock_appends
 from ledger.tables import EVENTS, HEADS, IDENTITY, LIVE_VIEW, METADATA
 from schemas import RAW_SCHEMA, format_time
 from schemas.chain import GENESIS, chain, chains
@@ -83,6 +85,16 @@ class Store:
             Path(folder).mkdir(parents=True, exist_ok=True)
         return cls(URL.create("sqlite", database=str(Path(folder) / "ledger.db")), create=create)
 
+    def for_run(self, run: str) -> Store:
+        """Return this store for a recovery run, which the fence lets through where it is the run's own.
+
+        It shares the connections: closing either closes both. One transaction is one store's, so whoever makes commands
+        and runs within one transaction makes both of the same `for_run`.
+        """
+        own = copy.copy(self)
+        own.engine = self.engine.execution_options(**{RUN_OPTION: run})
+        return own
+
     def close(self) -> None:
         """Give the connections back to the database."""
         self.engine.dispose()
@@ -102,7 +114,10 @@ class Store:
 
     @contextmanager
     def appending(self) -> Iterator[Connection]:
-        """Yield a connection in a write transaction that holds the append lock: nobody else appends."""
+        """Yield a connection in a write transaction that holds the append lock: nobody else appends.
+
+        LedgerFenced while a recovery lets nobody append but its own run (`for_run`).
+        """
         with self.writing() as connection:
             lock_appends(connection)
             yield connection
@@ -274,17 +289,6 @@ def append_ready(rows: pl.DataFrame) -> AppendReady:
     return AppendReady(events, rows.group_by("account_id", maintain_order=True).agg(pl.col("version", "chain").last()))
 
 
-def lock_appends(connection: Connection) -> None:
-    """Take the append lock for the rest of the transaction."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SET LOCAL lock_timeout = '60s'"))
-        connection.execute(text(f"LOCK TABLE {EVENTS.name} IN EXCLUSIVE MODE"))
-    else:
-        # A write that touches no row takes SQLite's one write lock, before this transaction reads anything:
-        # a read first would make it fail at once with SQLITE_BUSY_SNAPSHOT when another writer was there.
-        connection.execute(HEADS.delete().where(text("0")))
-
-
 def _raw_select() -> Select[Any]:
     # A hand-made UPDATE can leave text in a BLOB or an INTEGER column of SQLite; the casts give what can be judged.
     state, chain_ = EVENTS.c.state.cast(LargeBinary), EVENTS.c.chain.cast(LargeBinary)
@@ -310,7 +314,8 @@ def _normalise(url: str | URL) -> URL:
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
         return _postgresql_engine(url)
-    engine = create_engine(url, connect_args={"timeout": 60})
+    # The connection that was used last comes first: what another one writes makes its whole page cache worthless.
+    engine = create_engine(url, connect_args={"timeout": 60}, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: object) -> None:

@@ -20,7 +20,8 @@
     ledger_drift_findings    each difference that a comparison found, and its life
     ledger_incidents    times during which a comparison found drift, or a break stayed open, and who was told
 
-Those of the order reconciliation are in `ledger.order_tables`.
+Those of the order reconciliation are in `ledger.order_tables`, those of recovery and audit in
+`ledger.recovery_tables`.
 
 `live_accounts` is a view of the live generation less what is parked, for those who read with SQL. Times are ISO
 8601 text in UTC, the same bytes on every database. Keys sort by code point (`COLLATE "C"` on PostgreSQL).
@@ -56,6 +57,7 @@ __all__ = [
     "SHADOW_WAITING",
     "TOPICS",
     "TOPIC_PARKED",
+    "Base",
     "LedgerDatastore",
 ]
 
@@ -64,11 +66,13 @@ KEY = Text().with_variant(Text(collation="C"), "postgresql")
 BIG = BigInteger().with_variant(Integer(), "sqlite")
 
 
-class _Base(DeclarativeBase):
+class Base(DeclarativeBase):
+    """The base of the library's records; their tables belong to the one schema."""
+
     metadata = METADATA
 
 
-class LedgerEventRecord(_Base):
+class LedgerEventRecord(Base):
     """The library's stored-event record with text account ids and the hash chain."""
 
     __abstract__ = True

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import polars as pl
 
-from ledger.importing.batches import LINE, Batch, bad_rows
+from ledger.importing.batches import LINE, Batch, Checked, bad_rows
 from ledger.importing.decide import decide
 from ledger.importing.known import KNOWN_SCHEMA, OPENING_SCHEMA, owners_among
 from ledger.importing.mapping import Mapping
@@ -57,19 +57,6 @@ class FromFile(NamedTuple):
     naive_times: int
 
 
-class _Checked(Protocol):
-    """What a check of a batch gives."""
-
-    @property
-    def good(self) -> pl.DataFrame: ...
-
-    @property
-    def rejects(self) -> pl.DataFrame: ...
-
-    @property
-    def naive_times(self) -> int: ...
-
-
 class _Kind(NamedTuple):
     """What rows of a kind have: their columns, how they are checked, and which of them are plainly good.
 
@@ -80,7 +67,7 @@ class _Kind(NamedTuple):
     required: tuple[str, ...]
     optional: tuple[str, ...]
     schema: pl.Schema
-    check: Callable[[Batch, Mapping], _Checked]
+    check: Callable[[Batch, Mapping], Checked]
     whole: tuple[str, ...]
     times: tuple[str, ...]
     is_plain: pl.Expr
@@ -169,13 +156,15 @@ def _typed(source: FileSource, mapping: Mapping, kind: _Kind) -> tuple[pl.DataFr
         scan = pl.scan_parquet(Path(source.path), glob=False).with_row_index(LINE, offset=1)
         lined = scan.with_columns(pl.col(LINE).cast(pl.Int64))
         picked = lined.select(LINE, *(_picked(ours, present.get(ours), kind) for ours in names))
-        judged = picked.with_columns(_is_plain=kind.is_plain.fill_null(value=False)).collect()
         columns = {name: kind.plain[name] for name in kind.schema}
+        is_plain = kind.is_plain.fill_null(value=False).alias("_is_plain")
+        judged = picked.select(is_plain, **columns).collect()
+        good = judged.drop("_is_plain")
         if judged["_is_plain"].all():
-            return judged.select(**columns), judged.clear()
-        lines = judged.filter(~pl.col("_is_plain"))[LINE]
+            return good, good.clear()
+        lines = good.filter(~judged["_is_plain"])[LINE]
         doubtful = lined.filter(pl.col(LINE).is_in(lines.implode())).collect()
-        return judged.filter("_is_plain").select(**columns), doubtful
+        return good.filter(judged["_is_plain"]), doubtful
 
 
 def _has_type(dtype: pl.DataType, name: str, kind: _Kind) -> bool:

@@ -68,16 +68,18 @@ def fold_batch(
     batch: Batch,
     *,
     memory: Memory | None = None,
+    rows: pl.DataFrame | None = None,
     beside: Beside | None = None,
 ) -> Folded:
     """Return what a batch of a store's events makes of the rows under a number; nothing is written.
 
-    `memory` is that of the position before the batch, by default what the database has; the batch has the details that
-    `beside` needs.
+    `memory` is that of the position before the batch, by default what the database has, and `rows` are what it gives
+    of the accounts of the batch, where that was asked already. The batch has the details that `beside` needs.
     """
     memory = memory or Memory.at(0, connection, number)
     account_ids = touched(batch.events, batch.poison)
-    rows = memory.of(account_ids, connection, number)
+    if rows is None:
+        rows = memory.of(account_ids, connection, number)
     held = memory.parked.join(_keys(account_ids), on="account_id", how="semi")
     if held.is_empty():
         return fold(rows, batch.events, batch.poison, copies=source.copies, beside=beside)

@@ -14,7 +14,7 @@ from replay.source import Batch
 from replay.workers import Range, reading_ranges
 from schemas import decode_batch
 
-__all__ = ["StoreSource"]
+__all__ = ["StoreSource", "decoded"]
 
 #: Events from which worker processes are faster: they take about as long to start as to read these.
 WORKERS_EVENTS_MIN = 300_000
@@ -73,9 +73,9 @@ class StoreSource:
         else:
             read = self._store.read_accounts(self.connection, self._account_ids, after=after, until=until)
         if self._read_ahead:
-            yield from read_ahead(_decoded(raw, details) for raw in read_ahead(read))
+            yield from read_ahead(decoded(raw, details) for raw in read_ahead(read))
         else:
-            yield from (_decoded(raw, details) for raw in read)
+            yield from (decoded(raw, details) for raw in read)
 
     def _read_with_workers(self, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
         # This process would only wait while the workers start, so it reads the first range itself.
@@ -93,7 +93,7 @@ class StoreSource:
 
     def _read_here(self, after: int, until: int, details: tuple[str, ...]) -> Iterator[Batch]:
         for raw in self._store.read(self.connection, after=after, until=until):
-            yield _decoded(raw, details)
+            yield decoded(raw, details)
 
     def of_accounts(self, account_ids: Sequence[str]) -> StoreSource:
         """Return the same moment of the store, narrowed to some accounts."""
@@ -119,6 +119,7 @@ class StoreSource:
         return pl.concat(found).select("account_id", "version", "state")
 
 
-def _decoded(raw: pl.DataFrame, details: tuple[str, ...]) -> Batch:
+def decoded(raw: pl.DataFrame, details: tuple[str, ...]) -> Batch:
+    """Return raw events (`RAW_SCHEMA`) decoded, up to the position of the last."""
     events, poison = decode_batch(raw, details)
     return Batch(events, poison, raw.select(pl.col("position").max().fill_null(0)).item())

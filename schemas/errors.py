@@ -14,11 +14,14 @@
     │   │   ├── ConflictingTransaction
     │   │   ├── IllegalTransition
     │   │   ├── InsufficientPoints
+    │   │   ├── LedgerFenced
     │   │   ├── UnknownAccount
     │   │   └── UnknownTransaction
-    │   └── PositionMoved              4  another process advanced the position first
+    │   ├── PositionMoved              4  another process advanced the position first
+    │   └── RunRefused                 4  a recovery run does not take this step now
     ├── PointsOverflow                 5  a sum of an account is past int64
     ├── StoreError                     5  the database did not do what was asked
+    ├── HookFailed                     5  what pauses a foreign system, or lets it go on, did not do it
     ├── ArchiveError                   5  the archive's place did not answer, or said no
     └── BrokerError                    5  Kafka did not answer, or not as asked
         └── BrokerRefused              5  Kafka said no: waiting does not help
@@ -42,6 +45,7 @@ __all__ = [
     "CommandRefused",
     "ConfigurationError",
     "ConflictingTransaction",
+    "HookFailed",
     "IllegalTransition",
     "IncompleteError",
     "InsufficientPoints",
@@ -50,6 +54,7 @@ __all__ = [
     "PoisonEventError",
     "PositionMoved",
     "RefusedError",
+    "RunRefused",
     "StoreError",
     "UnknownAccount",
     "UnknownTransaction",
@@ -131,6 +136,10 @@ class InsufficientPoints(CommandRefused):
     """The account has fewer available points than the command takes."""
 
 
+class LedgerFenced(CommandRefused):
+    """A recovery is under way, and nobody else appends until it ends."""
+
+
 class UnknownAccount(CommandRefused):
     """No account of that id was opened."""
 
@@ -143,12 +152,20 @@ class PositionMoved(RefusedError):
     """Another process advanced the position first; this one's work is void."""
 
 
+class RunRefused(RefusedError):
+    """A recovery run does not take this step in the state that it is in."""
+
+
 class PointsOverflow(LedgerReplayError):
     """A sum of an account is past int64."""
 
 
 class StoreError(LedgerReplayError):
     """The database did not do what was asked."""
+
+
+class HookFailed(LedgerReplayError):
+    """The command or webhook that pauses a foreign system, or lets it go on, did not do it."""
 
 
 class ArchiveError(LedgerReplayError):

@@ -1,4 +1,4 @@
-"""What holds for every suite: how slow tests are sampled, and saying at the end which suites did not run and why.
+"""What holds for every suite: an empty store, how slow tests are sampled, and what is said of suites that did not run.
 
 A slow test runs with the first of its cases, unless LEDGER_REPLAY_TEST_FULL is set (`make test-full`).
 LEDGER_REPLAY_TEST_REQUIRE names suites (markers, by comma) that must run: if one was skipped, the run fails.
@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from ledger import Store
 
 pytest_plugins = ["kafka_server", "mariadb_server", "object_store_server", "postgres_server"]
 
@@ -22,6 +25,14 @@ SUITES = ("kafka", "mariadb", "object_store", "postgres")
 settings.register_profile("sample", deadline=None, print_blob=True)
 settings.register_profile("full", deadline=None, print_blob=True, max_examples=2_000)
 settings.load_profile("full" if FULL else "sample")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store with nothing in it."""
+    store = Store.at(tmp_path / "data")
+    yield store
+    store.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

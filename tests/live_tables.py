@@ -64,13 +64,14 @@ def accounts_table(*more: Column[Any], key: Any = None, name: str = "accounts", 
 
 
 class Live:
-    """The live table of another system, with the connection that the system itself has."""
+    """The live table of another system, with the connection that the system itself has; `is_made`: it is there."""
 
-    def __init__(self, url: str, table: Table | None = None) -> None:
+    def __init__(self, url: str, table: Table | None = None, *, is_made: bool = False) -> None:
         self.url = url
         self.table = accounts_table() if table is None else table
         self.engine: Engine = create_engine(url, poolclass=NullPool)
-        self.table.create(self.engine)
+        if not is_made:
+            self.table.create(self.engine)
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,14 +45,17 @@ def need_report_files(files: Sequence[Path], *, output: Path | None = None) -> N
         need_place(file)
 
 
-def write_report(report: Report, files: Sequence[Path]) -> None:
-    """Write a report to files; UsageError where one cannot be written."""
+def write_report(report: Report, files: Sequence[Path]) -> dict[Path, str]:
+    """Write a report to files and return the SHA-256 of each; UsageError where one cannot be written."""
     from console.render import write_file
 
+    digests = {}
     for file in files:
         content = _rendered(report, file.suffix.lower())
         write_file(file, lambda opened, content=content: opened.write(content))  # type: ignore[misc]
         sys.stderr.write(f"written to {file}\n")
+        digests[file] = hashlib.sha256(content).hexdigest()
+    return digests
 
 
 def _rendered(report: Report, ending: str) -> bytes:

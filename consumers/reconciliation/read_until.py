@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from msgspec import structs
 from sqlalchemy import Connection as Session
 
 from consumers.reconciliation.ledger_side import is_published_by_us
+from consumers.topic_following import quick
 from ledger import orders, shadows, topics
 from ledger.orders import Side
 from ledger.shadows import Shadow
@@ -28,9 +28,6 @@ __all__ = ["LOOK_SECONDS", "ReadUntil", "Reading", "StoreReading", "TopicOfLedge
 
 #: Seconds between two looks at the ends of a source.
 LOOK_SECONDS = 1.0
-
-#: How long a look at a topic may take: a step that waits for brokers ends soon, too.
-LOOK_SECONDS_MAX = 5.0
 
 
 class Reading(Protocol):
@@ -194,10 +191,9 @@ def high_ends(connection: Connection) -> Callable[[str], tuple[str, dict[int, in
 
     BrokerError where the brokers do not answer soon.
     """
-    quick = structs.replace(connection, stall_timeout_seconds=min(LOOK_SECONDS_MAX, connection.stall_timeout_seconds))
 
     def described(name: str) -> tuple[str, dict[int, int]] | None:
-        topic = describe(quick, name)
+        topic = describe(quick(connection), name)
         if topic is None:
             return None
         return topic.topic_id, {partition: bounds.high for partition, bounds in topic.partitions.items()}

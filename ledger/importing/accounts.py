@@ -9,6 +9,7 @@ import polars as pl
 from sqlalchemy import delete, select
 
 from ledger import bulk
+from ledger.fence import refuse_fenced
 from ledger.importing import values
 from ledger.importing.batches import LINE, Batch, Checked
 from ledger.importing.mapping import ACCOUNT_STATUSES, Mapping
@@ -159,6 +160,8 @@ def _keep(
         changed = table.join(before, on=["account_id", *_CONTENT], how="anti", nulls_equal=True)
         absent = before.join(named, on="account_id", how="anti")["account_id"].to_list()
         if not dry_run:
+            # The copy may be what a recovery corrects.
+            refuse_fenced(connection)
             bulk.upsert_rows(connection, IMPORTED_ACCOUNTS, changed.select(list(schema)))
             for start in range(0, len(absent) if replace else 0, bulk.KEYS_PER_QUERY):
                 keys = absent[start : start + bulk.KEYS_PER_QUERY]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import TypeVar
 
 from ledger.ahead import mapped_ahead, read_ahead
@@ -51,16 +52,18 @@ class Reading:
         names = {mapping.source_name(column) for column in self._required + self._optional}
         batches = read_ahead(source.batches(delimiter=mapping.delimiter))
         # Three things at once: a batch is read, the one before is checked, the one before that is with the caller.
-        for index, (batch, found) in enumerate(mapped_ahead(lambda each: check(each, mapping), batches)):
-            if index == 0 and source.has_header:
-                require_columns(batch.rows.columns, self._required, self._optional, mapping, source.where)
-            self.ignored |= set(batch.rows.columns) - names - {LINE}
-            self._refused.add(batch.bad)
-            self._profiler.add(batch.rows)
-            if batch.rows.height:
-                self._refused.add(found.rejects)
-                self.naive_times += found.naive_times
-                yield batch, found
-            done += batch.rows.height + batch.bad.height
-            if progress is not None:
-                progress(done, None)
+        # Closed here: an error must not leave the threads to whoever collects the garbage.
+        with closing(mapped_ahead(lambda each: check(each, mapping), batches)) as found_ahead:
+            for index, (batch, found) in enumerate(found_ahead):
+                if index == 0 and source.has_header:
+                    require_columns(batch.rows.columns, self._required, self._optional, mapping, source.where)
+                self.ignored |= set(batch.rows.columns) - names - {LINE}
+                self._refused.add(batch.bad)
+                self._profiler.add(batch.rows)
+                if batch.rows.height:
+                    self._refused.add(found.rejects)
+                    self.naive_times += found.naive_times
+                    yield batch, found
+                done += batch.rows.height + batch.bad.height
+                if progress is not None:
+                    progress(done, None)

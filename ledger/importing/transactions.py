@@ -8,6 +8,7 @@ in is known from then on, so an import that was killed anywhere is finished by t
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -60,12 +61,14 @@ def import_transactions(
             known.read(store, connection)
         total = _Total(staged.spill.rows)
         work = _Work(staged, known, _owners_in_file(staged, known.broken), now, dry_run)
-        for group, ready in mapped_ahead(work.prepare, staged.spill.groups()):
-            done = ready if dry_run else _append(store, work, group, ready)
-            refused.add(done.decided.rejects)
-            total.add(done.decided, done.new.height)
-            if progress is not None:
-                progress(total.done, total.rows)
+        # Closed here whatever happens: its thread must not outlive an import that is refused.
+        with closing(mapped_ahead(work.prepare, staged.spill.groups())) as prepared:
+            for group, ready in prepared:
+                done = ready if dry_run else _append(store, work, group, ready)
+                refused.add(done.decided.rejects)
+                total.add(done.decided, done.new.height)
+                if progress is not None:
+                    progress(total.done, total.rows)
     return Imported(
         imported=total.imported,
         unchanged=total.unchanged,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,31 +17,24 @@ from urllib.parse import quote
 import polars as pl
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     Engine,
-    Enum,
-    LargeBinary,
     MetaData,
     NullPool,
-    String,
     Table,
-    Text,
     create_engine,
     inspect,
     or_,
     select,
     text,
 )
-from sqlalchemy import cast as sql_cast
-from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, NoSuchTableError
-from sqlalchemy.types import CHAR, Integer
 
 from ledger.importing import accounts
 from ledger.importing.sources import require_columns
 from replay.comparison.foreign_errors import named
+from replay.comparison.foreign_keys import MYSQL, is_one_of, ordered, told
 from replay.comparison.foreign_rows import LIVE_SCHEMA, LiveRows, RowReader, without_repeats
 from replay.comparison.live_table import LiveTable
 from replay.comparison.streaming import streamed
@@ -55,8 +48,6 @@ KEYS_PER_QUERY = 1_000
 CONNECTIONS_KEPT = 3
 #: How long a file that another process writes is waited for.
 SQLITE_SECONDS_MAX = 60.0
-_MYSQL = ("mysql", "mariadb")
-_TEXT = mysql.CHAR(charset="utf8mb4")
 
 
 class ForeignTable:
@@ -94,6 +85,11 @@ class ForeignTable:
                 connection.close()
                 raise
 
+    def described(self) -> Table:
+        """Return the table with its columns as they are there."""
+        with closing(self.open()) as snapshot:
+            return snapshot.table
+
     def close(self) -> None:
         """Give the connections back that are kept between snapshots; the next snapshot makes new ones."""
         self._engine.dispose()
@@ -124,23 +120,26 @@ class ForeignTable:
 
 
 class ForeignSnapshot:
-    """One moment of the table; `mark` is what the query of a table mark gave in it, null without one."""
+    """One moment of the table, whose columns `table` has as they are there.
+
+    `mark` is what the query of a table mark gave in it, null without one; `has_locked_at` says whether rows have that.
+    """
 
     def __init__(self, foreign: ForeignTable, connection: Connection, table: Table) -> None:
         self.where = foreign.where
         self._connection = connection
-        self._table = table
+        self.table = table
         self._thread_id = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() if self._is_mysql else None
         self._driver: Any = connection.connection.driver_connection
         self._stream: Generator[Sequence[Any], None, None] | None = None
         mapping, mark = foreign.mapping, foreign.live.mark
         name_of = mapping.source_name
         self._key = table.c[name_of("account_id")]
-        self._told = _told(self._key, connection.dialect.name)
-        columns = [self._told, *(table.c[name_of(name)] for name in accounts.REQUIRED[1:])]
+        told_key = told(self._key, connection.dialect.name)
+        columns = [told_key, *(table.c[name_of(name)] for name in accounts.REQUIRED[1:])]
         names = [name_of(name) for name in accounts.REQUIRED]
-        has_locked_at = name_of("locked_at") in table.c
-        if has_locked_at:
+        self.has_locked_at = name_of("locked_at") in table.c
+        if self.has_locked_at:
             names.append(name_of("locked_at"))
             columns.append(table.c[names[-1]])
         has_mark = mark is not None and mark.column is not None
@@ -148,7 +147,7 @@ class ForeignSnapshot:
             names.append("mark of the row")
             columns.append(table.c[mark.column])
         self._columns = [column.label(f"c{place}") for place, column in enumerate(columns)]
-        self._reader = RowReader(mapping, names, has_locked_at=has_locked_at, has_mark=has_mark)
+        self._reader = RowReader(mapping, names, has_locked_at=self.has_locked_at, has_mark=has_mark)
         self.mark = None if mark is None or mark.query is None else self._mark(mark.query)
         if connection.dialect.name == "sqlite":
             # Text that is no UTF-8 is for the checks to name, and one such must not end the whole read.
@@ -156,10 +155,10 @@ class ForeignSnapshot:
 
     def batches(self, after: str | None = None) -> Iterator[LiveRows]:
         """Yield all rows after a key, in order; one read at a time, and nothing else of the snapshot meanwhile."""
-        ordered = _ordered(self._key, self._connection.dialect.name)
-        statement = select(*self._columns).order_by(ordered)
+        by_code_point = ordered(self._key, self._connection.dialect.name)
+        statement = select(*self._columns).order_by(by_code_point)
         if after is not None:
-            beyond = ordered > (after.encode() if self._is_mysql else after)
+            beyond = by_code_point > (after.encode() if self._is_mysql else after)
             # Rows of no account are rejects of every round, also of one that goes on.
             statement = statement.where(or_(beyond, self._key.is_(None)) if self._key.nullable else beyond)
         last = after
@@ -176,7 +175,7 @@ class ForeignSnapshot:
         with named(self.where):
             for start in range(0, len(account_ids), KEYS_PER_QUERY):
                 wanted = account_ids[start : start + KEYS_PER_QUERY]
-                statement = select(*self._columns).where(self._is_one_of(wanted))
+                statement = select(*self._columns).where(is_one_of(self._key, wanted, self._connection.dialect.name))
                 for read in self._reader.read(streamed(self._connection, statement, ROWS_PER_FETCH)):
                     # Its own collation may take more rows for these.
                     parts.append(read.rows.filter(pl.col("account_id").is_in(wanted)))
@@ -211,7 +210,7 @@ class ForeignSnapshot:
 
     @property
     def _is_mysql(self) -> bool:
-        return self._connection.dialect.name in _MYSQL
+        return self._connection.dialect.name in MYSQL
 
     def _check_order(self, ids: pl.Series, last: str | None) -> str | None:
         if ids.is_empty():
@@ -225,42 +224,9 @@ class ForeignSnapshot:
             )
         return str(ids[-1])
 
-    def _is_one_of(self, wanted: Sequence[str]) -> ColumnElement[bool]:
-        # By the column itself where that is possible: only so the database can use its index.
-        if isinstance(self._key.type, Integer):
-            return self._key.in_([int(key) for key in wanted if _is_whole(key)])
-        column = self._key if _is_text(self._key) else self._told
-        return column.in_(wanted)
-
     def _mark(self, query: str) -> str | None:
         row = self._connection.execute(text(query)).first()
         return None if row is None or row[0] is None else str(row[0])
-
-
-def _is_whole(key: str) -> bool:
-    """Whether a key is how an integer of 64 bits is told; no other key is in a column of these."""
-    return key.isascii() and key.removeprefix("-").isdigit() and str(int(key)) == key and abs(int(key)) < 2**63
-
-
-def _is_text(column: Column[Any]) -> bool:
-    return isinstance(column.type, String) and not isinstance(column.type, CHAR | Enum)
-
-
-def _told(column: Column[Any], dialect: str) -> ColumnElement[Any]:
-    """An account id as text."""
-    if _is_text(column):
-        return column
-    return sql_cast(column, _TEXT if dialect in _MYSQL else Text())
-
-
-def _ordered(column: Column[Any], dialect: str) -> ColumnElement[Any]:
-    """An account id as what orders by code point."""
-    if dialect in _MYSQL:
-        # A binary collation would take trailing spaces for nothing; bytes of UTF-8 are in the order of code points.
-        return sql_cast(sql_cast(column, _TEXT), LargeBinary)
-    collation = {"postgresql": "C", "sqlite": "BINARY"}.get(dialect)
-    told = _told(column, dialect)
-    return told if collation is None else told.collate(collation)
 
 
 def _engine(url: URL, where: str) -> Engine:
@@ -300,7 +266,7 @@ def _snapshot(engine: Engine) -> Connection:
             connection.exec_driver_sql("BEGIN")
             # The moment is that of the first read.
             connection.exec_driver_sql("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-        elif engine.name in _MYSQL:
+        elif engine.name in MYSQL:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             connection.exec_driver_sql("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")

@@ -147,16 +147,16 @@ class RowReader:
                 bad.append((line, "a value is no UTF-8 text", [str(value) for value in row]))
         batch = text_batch(self._names, [row[1:] for row in good], 0)
         texts = batch.rows.with_columns(pl.Series(LINE, [row[0] for row in good], pl.Int64))
-        passed, rejects, _ = check_accounts(batch._replace(rows=texts), self._mapping, table="[live]")
+        checked = check_accounts(batch._replace(rows=texts), self._mapping, table="[live]")
         named = values.pick(texts, ("account_id",), self._mapping).drop_nulls("account_id")
         marks = texts.select(LINE, mark=self._names[-1] if self._has_mark else pl.lit(None, pl.String))
         read = (
-            named.join(passed.drop("account_id"), on=LINE, how="left", maintain_order="left")
+            named.join(checked.good.drop("account_id"), on=LINE, how="left", maintain_order="left")
             .join(marks, on=LINE, how="left", maintain_order="left")
             .rename({"frozen_amount": "frozen"})
             .with_columns(is_unread=pl.col("balance").is_null())
         )
-        return LiveRows(read.select(LIVE_SCHEMA.names()), pl.concat([rejects, bad_rows(bad)]))
+        return LiveRows(read.select(LIVE_SCHEMA.names()), pl.concat([checked.rejects, bad_rows(bad)]))
 
 
 def _texts(name: str, column: list[Any]) -> pl.Series | None:

@@ -114,19 +114,32 @@ class ForeignPair:
         return found
 
     def settle(self) -> Settled:
-        """Look at the suspected accounts once more, if it is time to."""
+        """Look at some of the suspected accounts once more, if it is time to."""
         now = self._clock()
         settling = self.settling
         if not settling.suspects or now < self._look_at:
             return Settled([], [], [])
         pause = settling.settle_seconds / settling.looks_min
         self._look_at = now + pause
-        account_ids = list(settling.suspects)[:SUSPECTS_PER_LOOK]
-        with closing(self.foreign.open()) as live, closing(self._replayed.open()) as moment:
-            found = self._looks.look(account_ids, live, moment, now=now)
+        found = self._looked(list(settling.suspects)[:SUSPECTS_PER_LOOK], now)
         # Where a look takes long, as a pass over a topic does, most of the time must be left for the rest.
         ended = self._clock()
         self._look_at = ended + max(pause, PAUSE_PER_LOOK * (ended - now))
+        return found
+
+    def settle_all(self) -> Settled:
+        """Look at every suspected account once more, now: for whoever does nothing else meanwhile."""
+        total = Settled([], [], [])
+        waiting = list(self.settling.suspects)
+        for start in range(0, len(waiting), SUSPECTS_PER_LOOK):
+            found = self._looked(waiting[start : start + SUSPECTS_PER_LOOK], self._clock())
+            total = Settled(total[0] + found[0], total[1] + found[1], total[2] + found[2])
+        return total
+
+    def _looked(self, account_ids: list[str], now: float) -> Settled:
+        settling = self.settling
+        with closing(self.foreign.open()) as live, closing(self._replayed.open()) as moment:
+            found = self._looks.look(account_ids, live, moment, now=now)
         for account_id in account_ids:
             # To the end of the row, so that all have their turn.
             if account_id in settling.suspects:

@@ -46,12 +46,14 @@ def drift_once(
     `ForeignTable`.
     """
     foreign = ForeignTable(msgspec.structs.replace(live, settle_seconds=min(live.settle_seconds, SETTLE_SECONDS_MAX)))
-    # What is wrong with the table must not be found out after a replay of everything.
-    foreign.open().close()
-    with StoreSource.snapshot(store) as source, replayed(source, progress=progress) as replay:
-        parked = {each.account_id: f"{each.reason} at version {each.version}" for each in replay.certificate.parked}
-        rows = stored_rows(replay.rows, replay.gate)
-        certificate = replay.certificate
+    # A replay that fails must not leave the connection behind that the first look has made.
+    with closing(foreign):
+        # What is wrong with the table must not be found out after a replay of everything.
+        foreign.open().close()
+        with StoreSource.snapshot(store) as source, replayed(source, progress=progress) as replay:
+            parked = {each.account_id: f"{each.reason} at version {each.version}" for each in replay.certificate.parked}
+            rows = stored_rows(replay.rows, replay.gate)
+            certificate = replay.certificate
     now = ReplayedNow(store, rows, parked, position=certificate.store_position)
     with closing(ForeignPair(foreign, now, rejects=rejects)) as pair:
         return _Looks(pair, sleep).result(certificate)
@@ -103,7 +105,7 @@ class _Looks:
         looks = int(PATIENCE * live.looks_min) + 1
         while self._suspected and looks:
             looks -= 1
-            found = self._pair.settle()
+            found = self._pair.settle_all()
             self._drifted += found.drifted
             self._uncompared |= {each.account_id: each.reason for each in found.uncompared}
             self._suspected.difference_update(found.same)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -14,8 +13,8 @@ from ledger.shadows import Shadow
 from ledger.store import Store
 from replay.comparison.chunk import Uncompared
 from replay.comparison.own_rows import Row, Stored
-from replay.comparison.own_typed import stored, typed, untyped
-from replay.differences import OWN_FIELDS, Drifted, Value
+from replay.comparison.own_typed import is_strange, stored, strange, typed
+from replay.differences import OWN_FIELDS, Drifted
 from replay.explain import entries, explained
 from replay.gate import Parked
 from replay.steps import Steps, steps
@@ -130,11 +129,11 @@ def _drifted(rows: list[Row], said: dict[str, Stored], found: Steps, *, shadow: 
     for row in rows:
         # Beside a log that cannot vouch for the account there is only the other row.
         other = row.shadow if shadow or row.account_id in found.parked else said.get(row.account_id)
-        pair = [None if side is None else typed(side) for side in (row.live, other)]
-        if any(mine is not None and untyped(mine) != side for mine, side in zip(pair, (row.live, other), strict=True)):
-            told.extend(_strange(row, other, "shadow_wrong" if shadow else "foreign_write"))
+        sides = [side for side in (row.live, other) if side is not None]
+        if any(map(is_strange, sides)):
+            told.extend(strange(row.account_id, row.live, other, "shadow_wrong" if shadow else "foreign_write"))
         else:
-            live, replayed = (side or (None,) * len(_COLUMNS) for side in pair)
+            live, replayed = ((None,) * len(_COLUMNS) if side is None else typed(side) for side in (row.live, other))
             plain.append((row.account_id, *live, *replayed))
     if not plain:
         return told
@@ -143,26 +142,3 @@ def _drifted(rows: list[Row], said: dict[str, Stored], found: Steps, *, shadow: 
 
 
 _WRONG = {**ROW_SCHEMA, **{f"replayed_{name}": ROW_SCHEMA[name] for name in _COLUMNS}}
-
-
-def _strange(row: Row, other: Stored | None, code: str) -> Iterable[Drifted]:
-    """Return the differences of a row with a value that no writer of ours writes."""
-    live = row.live or (None,) * len(_COLUMNS)
-    for name, mine, its in zip(_COLUMNS, live, other or (None,) * len(_COLUMNS), strict=True):
-        if mine != its:
-            yield Drifted(
-                account_id=row.account_id,
-                field=name,
-                live=_value(mine),
-                replayed=_value(its),
-                difference=mine - its if isinstance(mine, int) and isinstance(its, int) else None,
-                cause=code,
-                first_event=None,
-                evidence=f"a value that the ledger never writes: {name}",
-            )
-
-
-def _value(value: Any) -> Value:
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if value is None or isinstance(value, int) else str(value)

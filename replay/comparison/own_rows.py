@@ -27,7 +27,7 @@ from sqlalchemy.sql.selectable import FromClause
 from ledger.read_model import ROW_SCHEMA
 from ledger.tables import ACCOUNTS, EVENTS, HEADS, PARKED, SHADOW_ACCOUNTS
 
-__all__ = ["Keys", "OwnRows", "Row", "Stored"]
+__all__ = ["Keys", "OwnRows", "Row", "Stored", "as_it_is"]
 
 #: A row of the read model without its key, in the order of `ROW_SCHEMA`, values as the database has them.
 Stored = tuple[Any, ...]
@@ -186,7 +186,7 @@ class OwnRows:
         return joined
 
     def _columns(self) -> list[ColumnElement[Any]]:
-        sides = [_raw(side.c[name]) for side in (_LIVE, _SHADOW) for name in _COLUMNS]
+        sides = [as_it_is(side.c[name]) for side in (_LIVE, _SHADOW) for name in _COLUMNS]
         # As `Store.heads` reads them: a hand-made UPDATE may have left something else there.
         head = (HEADS.c.version.cast(BigInteger), HEADS.c.chain.cast(LargeBinary))
         return [HEADS.c.account_id, *head, *sides]
@@ -204,7 +204,7 @@ class OwnRows:
         for side, table, number in zip(sides, _TABLES, self._numbers, strict=True):
             for start in range(0, len(account_ids), ACCOUNTS_AT_ONCE):
                 some = table.c.account_id.in_(account_ids[start : start + ACCOUNTS_AT_ONCE])
-                columns = (_raw(table.c[name]) for name in _COLUMNS)
+                columns = (as_it_is(table.c[name]) for name in _COLUMNS)
                 statement = select(table.c.account_id, *columns).where(table.c.generation == number, some)
                 side |= {str(name): tuple(values) for name, *values in self._connection.execute(statement)}
         known = sorted(sides[0].keys() | sides[1].keys())
@@ -235,7 +235,7 @@ _TABLES = (ACCOUNTS, SHADOW_ACCOUNTS)
 _LIVE, _SHADOW = ACCOUNTS.alias("live_rows"), SHADOW_ACCOUNTS.alias("shadow_rows")
 
 
-def _raw(column: ColumnElement[Any]) -> ColumnElement[Any]:
+def as_it_is(column: ColumnElement[Any]) -> ColumnElement[Any]:
     """Return a column whose values no type of ours reads."""
     return type_coerce(column, null().type)
 

@@ -39,8 +39,11 @@ FORMAT = "ledger-replay recovery plan 1"
 #: What a change goes by: the account's stream, which is whole, or nothing that the log could vouch for.
 Basis = Literal["log", "unknown"]
 
+#: What stands in the file for names that Python keeps to itself.
+_NAMES = {"from_": "from", "cause": "class"}
 
-class Target(msgspec.Struct, frozen=True, kw_only=True):
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The live rows that would be corrected.
 
     `kind` is `read_model`, `imported` (the copy that `import accounts` made) or `foreign`; `table` its name there, and
@@ -52,7 +55,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     database: str
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a person decided of an account whose basis is unknown.
 
     `accept`: the log is right, live takes its value; of an account that the log cannot vouch for, live stays as it is.
@@ -66,19 +69,22 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     balance: int | None = None
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from", "cause": "class"}):
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=_NAMES):
     """One column of one account that live would get another value in; `row` where a row is made or taken away.
 
     `from_` and `to` are points, or text for a status or a time; of a `row` they are JSON text of its columns
-    (`balance`, `frozen`, `status`, `locked_at`) or null where there is none. `to` is null too where nobody knows it
-    (`unknown` without a decision). `version` is the account's last version when it was planned, null where the log
-    does not know it. `reason` says why in a sentence, `cause` is the class of `drift --explain`.
+    (`balance`, `frozen`, `status`, `locked_at`) or null where there is none. `to` is null
+    too where nobody knows it (`unknown` without a decision). `log` is what the log says of it, with what the plan
+    heals and settles; null where it says nothing. `version` is the account's last version when it was planned, null
+    where the log does not know it. `reason` says why in a sentence. `cause` is the class of `drift --explain`, or
+    `settled` where live is equal until the plan settles a transaction.
     """
 
     account_id: str
     field: str
     from_: Value
     to: Value
+    log: Value
     basis: Basis
     cause: str
     reason: str
@@ -86,7 +92,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from",
     decision: Decision | None = None
 
 
-class Heal(msgspec.Struct, frozen=True, kw_only=True):
+class Heal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A lost or damaged event that comes back from a copy; `why` as of `ledger.importing.healing.PLAN_SCHEMA`."""
 
     account_id: str
@@ -94,7 +100,7 @@ class Heal(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A stale pending transaction and what becomes of it, as an event."""
 
     account_id: str
@@ -106,7 +112,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
 
 
-class Unlock(msgspec.Struct, frozen=True, kw_only=True):
+class Unlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An account that has been locked for too long, with nothing pending: unlocked as an event, once it is EQUAL."""
 
     account_id: str
@@ -114,7 +120,7 @@ class Unlock(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-class Left(msgspec.Struct, frozen=True, kw_only=True):
+class Left(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is left for a person: `kind` is parked, stale_pending, locked, unreadable or uncompared."""
 
     kind: str
@@ -123,11 +129,12 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     transactions: list[str] = []
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that a recovery would do, and what it was made of.
 
-    `position` is the store's head when it was made, `log_digest` the digest of the replay up to there and `live_digest`
-    SHA-256 over the live rows that would be changed (canonical JSON, by account): the fingerprints of the input.
+    `position` is where live and log were compared: the store's head, or the position of our own read model where that
+    is behind. `log_digest` is the digest of the replay up to there, and `live_digest` SHA-256 over the live rows that
+    would be changed (canonical JSON, by account): the fingerprints of the input.
     `heal_source` says where lost events would come from: `topic NAME` or `file PATH`. `accounts` narrows the plan to
     some accounts; null is all. `compared`, `drifted` count accounts.
     """
@@ -167,32 +174,51 @@ def run_of(plan: Plan) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write a sealed plan; OSError where it cannot be written."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n")
+    """Write a sealed plan; UsageError where it cannot be written."""
+    try:
+        path.write_bytes(_rendered(plan))
+    except OSError as error:
+        raise UsageError(f"cannot write the plan: {error.strerror}", where=str(path)) from error
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan of a file.
+    """Return the plan of a file, which is just what `write_plan` wrote, but for blanks between its values.
 
     Raises:
         UsageError: there is no such file, or it is no plan.
-        RefusedError: it says something else than what its hash was made of.
+        RefusedError: it is a plan that was edited, or one of another version.
     """
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
+        content = path.read_bytes()
+        document = msgspec.json.decode(content)
     except OSError as error:
         raise UsageError(f"cannot read the plan: {error.strerror}", where=str(path)) from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UsageError(f"not a plan: {error}", where=str(path), next_step="make one with `recover plan`") from error
-    if plan.format != FORMAT:
-        raise UsageError(f"a plan of another kind: {plan.format!r}", where=str(path), next_step="plan again")
-    if plan.hash != _hash(plan):
-        raise RefusedError(
-            "the plan was edited: it does not have the hash that stands in it",
-            where=str(path),
-            next_step="plan again; decisions are made with `recover decide`",
-        )
+    except (ValueError, RecursionError) as error:
+        raise _no_plan(path, str(error)) from error
+    if not isinstance(document, dict) or not document.keys() & {"format", "hash"}:
+        raise _no_plan(path, "it has neither a format nor a hash")
+    if document.get("format") != FORMAT:
+        raise _refused(path, f"a plan of another kind: {str(document.get('format'))[:80]!r}")
+    try:
+        plan = msgspec.json.decode(content, type=Plan)
+    except (ValueError, RecursionError) as error:
+        raise _refused(path, f"the plan was edited: {error}") from error
+    # Also what reads as the same value must be as it was: other readers of the file may take it for something else.
+    if plan.hash != _hash(plan) or msgspec.json.format(content, indent=2) + b"\n" != _rendered(plan):
+        raise _refused(path, "the plan was edited: it does not have the hash that stands in it")
     return plan
+
+
+def _no_plan(path: Path, why: str) -> UsageError:
+    return UsageError(f"not a plan: {why}", where=str(path), next_step="make one with `recover plan`")
+
+
+def _refused(path: Path, what: str) -> RefusedError:
+    return RefusedError(what, where=str(path), next_step="plan again; decisions are made with `recover decide`")
+
+
+def _rendered(plan: Plan) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(plan), indent=2) + b"\n"
 
 
 def _hash(plan: Plan) -> str:

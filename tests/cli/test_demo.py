@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -26,9 +27,16 @@ def test_demo_finds_all_and_tells_it(run: Run, tmp_path: Path) -> None:
         {(each["check"], each["subject"], each["code"]) for each in document[name]} for name in ("planted", "found")
     ]
     assert keys[0] == keys[1]
-    assert len(keys[0]) == 18
+    assert len(keys[0]) == 25
     assert document["missed"] == document["unexpected"] == document["wrong"] == []
     assert "every one was found" in Path(document["report"]).read_text()
+    assert [Path(file).suffix for file in document["recovery_report"]] == [".html", ".json", ".txt"]
+    recovered = json.loads(Path(document["recovery_report"][1]).read_text())
+    assert (recovered["verdict"], recovered["numbers"]["success_rate"], recovered["needs_person"]) == (
+        "COMPLETE",
+        1,
+        [],
+    )
 
 
 def test_demo_fails_where_a_damage_is_not_found(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +52,7 @@ def test_demo_fails_where_a_damage_is_not_found(run: Run, monkeypatch: pytest.Mo
     assert said.status == 5
     assert "MISSED  acct-somebody balance" in said.out
     assert "NEVER PLANTED" in said.out
-    assert "FAILED: 1 of 18 damages were missed, 1 reports were of nothing" in said.out
+    assert "FAILED: 1 of 25 damages were missed, 1 reports were of nothing" in said.out
 
 
 def test_demo_needs_enough_accounts(run: Run) -> None:

@@ -198,7 +198,25 @@ def test_drift_against_a_table_of_another_database(run: Run, data: Path, tmp_pat
         connection.execute("UPDATE accounts SET balance = 'much' WHERE account_id = 'bob'")
     connection.close()
     unread = run("drift", "--data", data, "--against", url, "--table", "accounts", "--json")
-    assert (unread.status, unread.document["rejected"]) == (3, 1)
+    assert (unread.status, unread.document["verdict"], unread.document["rejected"]) == (3, "INCOMPARABLE", 1)
+    assert unread.document["uncompared"] == ["bob"]
+    assert [each["account_id"] for each in unread.document["accounts"]] == ["carl"]
+
+
+def test_a_value_of_another_type_in_our_own_rows_is_drift(run: Run, data: Path) -> None:
+    """The one look says of it what `drift --watch` says, and compares all others."""
+    run("project", "--data", data)
+    connection = sqlite3.connect(data / "ledger.db")
+    with connection:
+        connection.execute("UPDATE ledger_accounts SET balance = 'much' WHERE account_id = 'bob'")
+    connection.close()
+    once = run("drift", "--own", "--data", data, "--json")
+    watched = run("drift", "--watch", "--rounds", 1, "--data", data, "--json")
+    told = [("bob", "balance", "much", "foreign_write")]
+    for said in (once, watched):
+        found = said.document
+        assert (said.status, found["verdict"], found["compared"]) == (1, "DRIFT", 3)
+        assert [(each["account_id"], each["field"], each["live"], each["class"]) for each in found["accounts"]] == told
 
 
 def test_opening_balances(run: Run, tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ class TestOnSqlite(LiveInSqlite, ForeignPairContract):
         live.put([(f"a{number:05}", number, 0, "active", None) for number in range(50_000)])
         pair = pair_of(live)
         for order in (live.table.c.balance.desc(), live.table.c.balance / 25_000 * -1):
-            monkeypatch.setattr("replay.comparison.foreign._ordered", lambda *_, order=order: order)
+            monkeypatch.setattr("replay.comparison.foreign.ordered", lambda *_, order=order: order)
             with pytest.raises(UsageError, match="order of code points"):
                 whole_round(pair, 100_000)
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from databases import OnPostgres, OnSqlite
-from reconcile_rows import DAY, LATER, bring, codes, kept, order, payment, told
+from reconcile_rows import DAY, LATER, bring, codes, kept, order, payment, refund, told
 
 from ledger import break_rows, breaks, orders
 from projections.reconciliation import Rules
@@ -153,6 +153,21 @@ class UnreadContract:
         assert (found.orders, found.transactions) == (1, 1)
         assert (found.withheld.height, found.verdicts) == (0, ["CLEAN"])
         assert told(store).withheld["order_id"].to_list() == ["o1"]
+
+    def test_a_sum_of_the_scenario_past_int64_withholds_its_order_alone(self, store):
+        """It adds up without signs, so what was paid and given back may be too much; the others are judged."""
+        huge, code = 2**63 - 1, {"business_code": "order.payment"}
+        rows = [payment("h1", "big", huge, account_id="a1"), refund("h2", "big", huge, account_id="a1", **code)]
+        earned = refund("h3", "earned", huge, account_id="a2", **code)
+        bring(
+            store,
+            [order("o1"), order("big"), order("earned", huge, direction="earn", account_id="a2")],
+            [*rows, earned],
+        )
+        found = scenario(store, now=LATER, end=DAY + HOUR)
+        assert codes(found.mismatches) == [("o1", "missing_credit_transaction")]
+        assert found.withheld.rows() == [("big", f"its sums are past int64: {2 * huge}")]
+        assert told(store).withheld.is_empty()
 
 
 class TestSqlite(OnSqlite, UnreadContract):

@@ -41,14 +41,6 @@ Open = Callable[..., OrdersTopic]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A ledger without anything."""
-    store = Store.at(tmp_path / "data")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def opened(kafka_server: Broker, topic_name: str) -> Iterator[Open]:
     """Opens readers of the topic, which are closed at the end."""
     readers: list[OrdersTopic] = []

@@ -13,6 +13,7 @@ import pytest
 from webhooks import WebhookServer, until, webhook
 
 from consumers.alerts import AlertSender, Attempt, Webhook
+from consumers.posting import reason
 from ledger import Store, findings, incidents
 from ledger.findings import Difference, Keys, Look
 from ledger.incidents import Incident
@@ -20,14 +21,6 @@ from schemas import format_time
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 ALL = Keys(None, None)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with nothing in it."""
-    opened = Store.at(tmp_path)
-    yield opened
-    opened.close()
 
 
 class Clock:
@@ -302,7 +295,7 @@ def test_nobody_listens(store: Store) -> None:
         found = Sending(store, hook)
         found.drift("a")
         assert found.send() == ["drift failed"]
-        said = found.sender._words(ValueError(f"cannot reach {hook.url}, /hooks/secret-path"))
+        said = reason(ValueError(f"cannot reach {hook.url}, /hooks/secret-path"), hook.url)
         found.sender.close()
     assert said == "ValueError: cannot reach the webhook, /..."
     assert "secret-path" not in str(found.attempts)

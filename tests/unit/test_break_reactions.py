@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from break_rows_made import at, found, mismatch, of
@@ -21,14 +19,6 @@ from consumers.reactions import LOGGED_MAX
 from consumers.reconciliation.judging import Judged
 from ledger import Store, breaks, incidents
 from ledger.order_tables import ORDERS_WITHHELD
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with nothing in it."""
-    opened = Store.at(tmp_path)
-    yield opened
-    opened.close()
 
 
 class Reacting:

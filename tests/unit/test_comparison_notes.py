@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from fake_rounds import Clock, FakePair, differs, rounds_of, run_round
@@ -16,14 +14,6 @@ from consumers.reactions import Reactions
 from ledger import Store, comparisons, findings
 from replay.comparison.chunk import Chunk, Settled, Uncompared
 from replay.comparison.rounds import ROWS_MAX, RoundResult
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
 
 
 @pytest.fixture

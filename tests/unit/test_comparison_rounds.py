@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fake_rounds import BEGAN, LEASE, Clock, FakePair, differs, rounds_of, run_round
@@ -15,14 +13,6 @@ from ledger.tables import COMPARED
 from replay.comparison.chunk import Settled, Uncompared
 from replay.comparison.rounds import ROWS_FIRST, ROWS_MAX, ROWS_MIN
 from schemas.errors import PositionMoved
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from schemas.errors import IncompleteError, LedgerReplayError, RefusedError, Sto
         (PermissionError(errno.EACCES, "Permission denied", "/x/y"), UsageError, 2, "/x/y"),
         (OSError(errno.ENOSPC, "No space left on device"), LedgerReplayError, 5, "make room"),
         (OperationalError("SELECT 1", {}, sqlite3.OperationalError("database is locked")), StoreError, 5, "run again"),
+        (sqlite3.DatabaseError("database disk image is malformed"), StoreError, 5, "restore a backup"),
         (ZeroDivisionError(), LedgerReplayError, 5, "ZeroDivisionError"),
         (MemoryError(), LedgerReplayError, 5, "MemoryError"),
     ],

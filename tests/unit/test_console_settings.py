@@ -106,3 +106,88 @@ def test_no_time_of_a_reconciliation_is_longer_than_a_calendar(tmp_path: Path) -
     path.write_text("[reconcile]\nalert_after_seconds = 1e12\n")
     with pytest.raises(ConfigurationError, match="alert_after_seconds"):
         load_settings(tmp_path, None)
+
+
+def test_recovery_has_safe_defaults(tmp_path: Path) -> None:
+    """Without a file nothing is settled, nobody is paused, no head goes elsewhere, and an approval lasts a day."""
+    settings = load_settings(tmp_path, None)
+    assert (settings.recover.lowering, settings.recover.settle, settings.recover.settle_codes) == (
+        "explained",
+        None,
+        {},
+    )
+    assert (settings.recover.approver_differs, settings.recover.approval_hours) == (False, 24.0)
+    assert settings.recover.hooks() == (None, None)
+    assert (settings.audit.file, settings.audit.topic) == (None, None)
+
+
+def test_recovery_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hooks come ready with their secrets, and the file of heads from the folder of the configuration."""
+    monkeypatch.setenv("GO_ON_URL", "https://points.example/go-on/s3cret")
+    path = tmp_path / FILE_NAME
+    path.write_text("""
+        [recover]
+        lowering = "never"
+        approver_differs = true
+        approval_hours = 0.5
+        settle = "cancel"
+        pause = { command = ["/bin/points", "pause", "all of it"], timeout_seconds = 5 }
+        go_on = { webhook = { env = "GO_ON_URL" } }
+        [recover.settle_codes]
+        "order.payment" = "complete"
+        [audit]
+        file = "heads/audit.jsonl"
+        topic = "ledger-audit"
+    """)
+    settings = load_settings(tmp_path, None)
+    pause, go_on = settings.recover.hooks()
+    assert pause is not None
+    assert (pause.command, pause.url, pause.timeout_seconds) == (("/bin/points", "pause", "all of it"), None, 5)
+    assert go_on is not None
+    assert (go_on.command, go_on.url) == ((), "https://points.example/go-on/s3cret")
+    assert (settings.recover.lowering, settings.recover.settle) == ("never", "cancel")
+    assert settings.recover.settle_codes == {"order.payment": "complete"}
+    assert (settings.recover.approver_differs, settings.recover.approval_hours) == (True, 0.5)
+    assert settings.audit.file == str(tmp_path / "heads/audit.jsonl")
+    assert settings.audit.topic == "ledger-audit"
+    path.write_text(f'[audit]\nfile = "{tmp_path}/elsewhere"\n')
+    assert load_settings(tmp_path, None).audit.file == f"{tmp_path}/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('[recover]\nlowering = "always"', "lowering"),
+        ("[recover]\napproval_hours = 0", "approval_hours"),
+        ('[recover]\nsettle = "fail"', "settle"),
+        ('[recover.settle_codes]\n"order.payment" = "drop"', "settle_codes"),
+        ('[recover]\npause = "stop"', "pause"),
+        ("[recover]\npause = { command = [] }", "pause.command"),
+        ('[recover]\npause = { command = [""] }', "pause.command"),
+        ('[recover]\npause = { comand = ["stop"] }', "comand"),
+        ("[audit]\ntopic = ''", "topic"),
+        ("[audit]\nfile = ''", "file"),
+    ],
+)
+def test_wrong_recovery_settings_are_named(tmp_path: Path, content: str, named: str) -> None:
+    """What recovery cannot go by is refused when the file is read."""
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(ConfigurationError, match=named):
+        load_settings(tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    ("hook", "why"),
+    [
+        ("{}", "either"),
+        ('{ command = ["a"], webhook = "http://b/" }', "either"),
+        ('{ webhook = "ftp://b/" }', "no URL of http"),
+        ('{ webhook = { env = "NOT_THERE_AT_ALL" } }', "NOT_THERE_AT_ALL"),
+    ],
+)
+def test_a_hook_is_a_command_or_a_webhook(tmp_path: Path, hook: str, why: str) -> None:
+    """A hook that is neither or both, or whose URL is none, is refused by its key."""
+    (tmp_path / FILE_NAME).write_text(f"[recover]\ngo_on = {hook}\n")
+    with pytest.raises(ConfigurationError, match=why) as wrong:
+        load_settings(tmp_path, None).recover.hooks()
+    assert wrong.value.where == "[recover] go_on"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,6 @@ from schemas.errors import UsageError
 
 HEADER = ["account_id", "balance", "frozen_amount", "status", "locked_at"]
 T = datetime(2024, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path / "ledger")
-    yield store
-    store.close()
 
 
 def _row(

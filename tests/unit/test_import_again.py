@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,6 @@ from ledger.tables import EVENTS, HEADS
 from schemas import TransactionStatusChanged, encode
 
 FULL = [*HEADER, "updated_at"]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path / "ledger")
-    yield store
-    store.close()
 
 
 def _rows(count: int) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from ledger.importing import Imported, events, export_events, import_events
 from ledger.tables import EVENTS
 from schemas import Event, encode
 from schemas.errors import PoisonEventError, UsageError
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path / "ledger")
-    yield store
-    store.close()
 
 
 def _lines(tmp_path: Path, lines: list[Event | bytes], name: str = "events.jsonl") -> Path:

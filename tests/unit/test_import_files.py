@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sqlite3
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,14 +18,6 @@ from schemas.errors import UsageError
 
 HEAD = ",".join(HEADER).encode()
 LINE = b"t1,a1,credit,completed,10,,,,2024-03-01T12:00:00Z"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path / "ledger")
-    yield store
-    store.close()
 
 
 def _file(tmp_path: Path, data: bytes, name: str = "t.csv") -> Path:

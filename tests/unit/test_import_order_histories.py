@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,6 @@ HEADER = ["order_id", "account_id", "points_amount", "status", "created_at", "re
 CREATED = "2024-03-01T12:00:00Z"
 
 Bring = Callable[..., Imported]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A ledger without anything."""
-    store = Store.at(tmp_path / "data")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,6 @@ ALL = [*HEADER, "direction", "refunded_points", "updated_at"]
 CREATED, UPDATED = "2024-03-01T12:00:00Z", "2024-03-02T12:00:00Z"
 
 Bring = Callable[..., Imported]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A ledger without anything."""
-    store = Store.at(tmp_path / "data")
-    yield store
-    store.close()
 
 
 @pytest.fixture

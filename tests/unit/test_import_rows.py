@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,14 +13,6 @@ from ledger.importing import Mapping
 from schemas import TransactionRecorded
 
 LONG = "x" * 256
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path / "ledger")
-    yield store
-    store.close()
 
 
 BAD = {

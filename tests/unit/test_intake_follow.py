@@ -37,14 +37,6 @@ class _Stopping:
         yield  # What makes it a generator, as readers are.
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with no events."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
-
-
 def _follow(
     store: Store, monkeypatch: pytest.MonkeyPatch, reasons: list[Reason], *, first: int = 0, quiet_seconds: float = 0.0
 ) -> tuple[Ended, list[str], int]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,14 +35,6 @@ def of_account(kind: type[Event], version: int) -> Event:
     """Return an event of alice's account."""
     key = {"event_id": event_id("alice", version), "account_id": "alice", "version": version}
     return kind(**key, effective_at=DAYS[0], recorded_at=DAYS[0])
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    store = Store.at(tmp_path / "data")
-    yield store
-    store.close()
 
 
 def asked(store: Store, *account_ids: str, **options: Any) -> dict[str, Any]:

@@ -29,14 +29,6 @@ Open = Callable[..., OrdersTopic]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A ledger without anything."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def topic() -> Iterator[MemoryTopic]:
     """A topic of three partitions."""
     with orders_in_memory(MemoryTopic(3)) as topic:

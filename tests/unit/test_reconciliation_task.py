@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -82,14 +80,6 @@ class Running:
 
     def gauge(self, name: str, **labels: str) -> float | None:
         return self.loop.registry.get_sample_value(f"ledger_replay_{name}", labels)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with nothing in it."""
-    opened = Store.at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def test_a_round_is_whole_once_what_was_there_is_judged(store: Store) -> None:

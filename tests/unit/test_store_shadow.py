@@ -27,14 +27,6 @@ from schemas.errors import RefusedError, UsageError
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store without events."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def open_shadow(store: Store) -> Iterator[Callable[..., StoreShadow]]:
     """Opens a shadow that is closed at the end."""
     with ExitStack() as stack:
@@ -348,3 +340,19 @@ def test_what_waits_is_kept_by_shadow_and_account(store):
         assert shadows.waiting(connection, made[0]).is_empty()
         assert shadows.find(connection, "one") is None
         assert shadows.find(connection, "two") == made[1]
+
+
+def test_nobody_reads_while_a_batch_is_folded(store, open_shadow):
+    """SQLite can begin its log anew then, so that it does not grow with every batch."""
+    if not store.is_sqlite:
+        pytest.skip("only the log of SQLite waits for those who read")
+    write_history(store)
+    busy = []
+
+    def at(place: str) -> None:
+        if place == "fold":
+            with store.engine.connect() as connection:
+                busy.append(connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+
+    to_head(open_shadow(at=at))
+    assert set(busy) == {0}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from msgspec import structs
@@ -27,14 +26,6 @@ from schemas.errors import BrokerError, RefusedError, UsageError
 
 POISON = b'{"event":"account.vanished"}'
 MAX = 2**63 - 1
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store, whose events nobody asks for."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
 
 
 @pytest.fixture
@@ -293,7 +284,7 @@ def test_a_topic_that_is_not_what_it_was_is_refused(store, topic, opened):
     topic.logs[0] = before[0][:3]
     refused("ends at offset 3, the shadow 'shadow' is at 4: records were lost")
     topic.logs = {0: before[0], 1: []}
-    refused("has 2 partitions, the shadow 'shadow' 3")
+    refused("has 2 partitions, and was read from 3")
     topic.logs, topic.topic_id = before, "other"
     refused("was made again: its id is other")
     topic.topic_id = None

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from ledgers import NOW, append, change_event
 from samples import opened, recorded
 
 from ledger import Ledger, Store
 from replay import settle_stale, verify
 from schemas import AMOUNT_MAX, AccountLocked, TransactionStatusChanged, event_id
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """An empty store."""
-    store = Store.at(tmp_path)
-    yield store
-    store.close()
 
 
 def changed(account_id: str, version: int, from_status: str, to_status: str) -> TransactionStatusChanged:

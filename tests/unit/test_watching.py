@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from sqlalchemy.exc import OperationalError
 from watched_fakes import QUICK, FakeComparing, FakeFollowing, Watch, chunk, drifted
@@ -14,14 +11,6 @@ from consumers.watching import Watched
 from ledger import Store, incidents
 from replay.comparison.chunk import Settled, Uncompared
 from schemas.errors import BrokerError, BrokerRefused, PositionMoved, RefusedError, StoreError
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with nothing in it."""
-    opened = Store.at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def test_rounds_end_the_loop(store: Store) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from ledgers import append, change_row
@@ -22,14 +20,6 @@ from replay.comparison.chunk import Settled
 from replay.comparison.own import OwnPair
 from replay.comparison.rounds import Rounds
 from schemas.errors import StoreError, UsageError
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    """A store with nothing in it."""
-    opened = Store.at(tmp_path)
-    yield opened
-    opened.close()
 
 
 def test_no_finding_is_lost_where_the_database_hiccups_after_the_cursor_moved(store: Store) -> None:

@@ -1,0 +1,81 @@
+"""Live against the log once more, all of it; what of the plan's accounts still differs is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from replay.certificate import Certificate
+from replay.comparison.once import drift_once
+from replay.differences import Drifted
+from replay.drift import drift
+from replay.recovery.failpoints import failpoint
+from replay.recovery.outcome import by_account, is_gap, is_waiting
+from replay.recovery.plan import Change
+from replay.recovery.table_target import TableTarget
+from replay.recovery.work import Work
+
+__all__ = ["Verified", "unequal", "verify"]
+
+#: Differences that are listed in the results; all are counted.
+LISTED_MAX = 1_000
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """The comparison after the corrections.
+
+    `verdict` is of the accounts of the plan, without those that a person vouched for or has still to look at: EQUAL,
+    or DRIFT with the accounts that differ, or INCOMPARABLE with those that cannot be compared. `others` are the
+    accounts outside of the plan that differ, `compared` all that were compared.
+    """
+
+    verdict: str
+    compared: int
+    drifted: list[str]
+    uncompared: list[str]
+    others: int
+    others_uncompared: int
+    differences: list[Drifted]
+    certificate: Certificate
+
+
+def verify(work: Work) -> None:
+    """Compare all live rows with a replay to the head."""
+    failpoint("verify:begun")
+    target = work.target
+    work.keep()
+    if isinstance(target, TableTarget):
+        found = drift_once(work.store, target.live, progress=work.events("verify"), sleep=work.options.sleep)
+    else:
+        found = drift(work.store, live="read_model", progress=work.events("verify"))
+    groups = by_account(work.plan)
+    wanted = {account_id for account_id, changes in groups.items() if _is_promised(changes)}
+    wanted |= {each.account_id for each in work.plan.unlock}
+    wrong = {each.account_id for each in found.accounts} | set(found.suspected)
+    known = wanted | set(groups)
+    drifted, uncompared = sorted(wrong & wanted), sorted(set(found.uncompared) & wanted)
+    results = Verified(
+        verdict="DRIFT" if drifted else "INCOMPARABLE" if uncompared else "EQUAL",
+        compared=found.compared,
+        drifted=drifted,
+        uncompared=uncompared,
+        others=len(wrong - known),
+        others_uncompared=len(set(found.uncompared) - known),
+        differences=found.accounts[:LISTED_MAX],
+        certificate=found.certificate,
+    )
+    work.done("verify", results)
+    failpoint("verify:done")
+
+
+def unequal(results: dict[str, Any]) -> set[str]:
+    """Return the accounts of the plan that the step did not find EQUAL."""
+    return {*results["drifted"], *results["uncompared"]}
+
+
+def _is_promised(changes: Iterable[Change]) -> bool:
+    """Whether an account should be equal: the log can vouch for it, and nothing of it waits."""
+    listed = list(changes)
+    return not is_waiting(listed) and not is_gap(listed)
