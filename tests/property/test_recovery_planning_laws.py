@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ from replay.recovery.basis import Policy
 from replay.recovery.plan import Change, Plan
 from replay.recovery.planning import make_plan
 from schemas import Event, format_time
+from schemas.errors import PointsOverflow
 
 HAND = ("up", "down", "frozen up", "frozen down", "status", "missing", "nothing")
 #: What is done to the live row of each account in turn, and which of its events the log loses.
@@ -205,7 +206,9 @@ def test_planned_settlements_are_what_a_replay_says_once_they_are_made(events, d
         for number, (account_id, kind, amount, code) in enumerate(pending):
             if account_id in streams and ledger.account(account_id).status == "active":
                 command = ledger.credit if kind == "credit" else ledger.debit
-                command(account_id, f"pending-{number}", amount, status="pending", business_code=code)
+                # The account may have as much pending already as a number can say.
+                with suppress(PointsOverflow):
+                    command(account_id, f"pending-{number}", amount, status="pending", business_code=code)
         rows = balances(store, now=LATER).rows
         whole = {row["account_id"]: row for row in rows.iter_rows(named=True)}
         for damage, account_id in zip(damages, whole, strict=False):
