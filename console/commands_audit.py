@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.answer import Answer
+from console.render import printable
 from console.run import NO_TABLE, Run, command
 from schemas import format_time
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from console.audit_reports import ReportHead
     from ledger.audit import Head, Recorded, Verified
 
 __all__ = ["register"]
@@ -61,29 +63,39 @@ def show(
 def verify(run: Run) -> Answer:
     """Walk along the whole audit trail and name the first entry that was changed, or is missing.
 
-    Heads that are kept outside ([audit] file and topic) are compared too: only they show a tail
-    that was cut off together with the row of the head, or a chain that was made anew.
+    Heads that are kept outside (file and topic of the table audit in the TOML file), or named by
+    reports of recoveries, are compared too: only they show a tail that was cut off together with
+    the row of the head, or a chain that was made anew. And each recovery run's own log must say
+    what the trail says.
     """
     from console.audit_places import outside_heads
+    from console.audit_reports import report_heads
     from ledger import audit
+    from ledger.audit_runs import differing_runs
 
     with run.ledger() as store:
         # Before the snapshot: a head is kept outside after its entry is there.
         kept = {outside.name: outside.heads() for outside in outside_heads(run, store.ledger_id)}
+        reports, why_not = report_heads(run.reports, store.ledger_id)
+        known = [*(head for heads in kept.values() for head in heads), *(each.head for each in reports)]
         with store.snapshot() as connection:
-            found = audit.verify(connection, store.ledger_id, [head for heads in kept.values() for head in heads])
+            found = audit.verify(connection, store.ledger_id, known)
+            # Of a trail that was changed nothing follows for the runs.
+            runs = [] if found.first_bad is not None else differing_runs(connection)
     outside = [_outside(name, heads, found) for name, heads in kept.items()]
     bad = found.first_bad
     return Answer(
-        verdict="CLEAN" if bad is None else "FINDINGS",
+        verdict="CLEAN" if bad is None and not runs else "FINDINGS",
         fields={
             "entries": found.entries,
             "head": None if found.head is None else _head(found.head),
             "first_bad": None if bad is None else {"number": bad.number, "reason": bad.reason},
             "outside": outside,
+            "reports": [{"file": str(each.file), "number": each.head.number} for each in reports],
+            "runs": runs,
         },
-        summary=_summary(found),
-        notes=_notes(outside),
+        summary=[*_summary(found), *[printable(f"run {each.run} differs: {each.reason}") for each in runs]],
+        notes=[*_notes(outside), *_of_reports(reports), *[printable(each) for each in why_not]],
     )
 
 
@@ -160,3 +172,12 @@ def _of_place(place: str, heads: int, last: int, behind: int | None) -> str:
     if behind:
         return f"{words}: {behind:,} behind, which is no damage: the next command that adds to the trail writes them"
     return words
+
+
+def _of_reports(reports: Sequence[ReportHead]) -> list[str]:
+    from console.words import count
+
+    if not reports:
+        return []
+    last = max(each.head.number for each in reports)
+    return [f"{count(len(reports), 'report')} of recoveries: the trail up to entry {last:,} was held against them"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.answer import Answer
+from console.consent import Yes, need_yes
 from console.persons import By, Reason, reason_of, who
 from console.reports.writing import ReportFiles, need_report_files
 from console.run import Run, command, without_subcommand
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from ledger.break_rows import Resolution, Selection
+    from ledger.store import Store
 
 __all__ = ["register"]
 
@@ -99,6 +101,7 @@ def resolve(
     reason: Reason,
     accept: Annotated[bool, typer.Option("--accept", help="It stays as it is: nothing is put right.")] = False,
     manual: Annotated[bool, typer.Option("--manual", help="It was put right by hand, outside.")] = False,
+    yes: Yes = False,
     by: By = None,
 ) -> Answer:
     """Resolve breaks by hand. No later run undoes it; where the facts change, that is noted.
@@ -113,21 +116,37 @@ def resolve(
     resolution: Resolution = "accepted" if accept else "manual"
     why, person = reason_of(reason), who(by)
     with run.ledger() as store:
+        _need_yes(store, ids, f"resolve {{}}: {resolution}", is_sure=yes)
         with store.writing() as connection:
             found = breaks.resolve(connection, ids, resolution, by=person, why=why, now=run.now)
         return decided_answer(found, f"resolved: {resolution}", now=run.now)
 
 
-def reopen(run: Run, ids: Ids, *, reason: Reason, by: By = None) -> Answer:
+def reopen(run: Run, ids: Ids, *, reason: Reason, yes: Yes = False, by: By = None) -> Answer:
     """Take back what was decided: breaks that are still wrong stand again, or wait for their deadline again."""
     from console.break_answers import decided_answer
     from ledger import breaks
 
     why, person = reason_of(reason), who(by)
     with run.ledger() as store:
+        _need_yes(store, ids, "reopen {}", is_sure=yes)
         with store.writing() as connection:
             found = breaks.reopen(connection, ids, by=person, why=why, now=run.now)
         return decided_answer(found, "reopened", now=run.now)
+
+
+def _need_yes(store: Store, ids: list[int], what: str, *, is_sure: bool) -> None:
+    """Name the breaks that are about to be decided, and ask; ids that there are no breaks of are for the refusal."""
+    from console.words import count, first_few
+    from ledger import break_rows
+
+    with store.snapshot() as connection:
+        found = break_rows.listed(connection, ids=ids)
+    if found.height < len(set(ids)):
+        return
+    rows = found.select("id", "code", "order_id", "state").iter_rows()
+    named = [f"{number}: {code} of order {order_id}, {state}" for number, code, order_id, state in rows]
+    need_yes(what.format(count(found.height, "break")), first_few(named, "breaks"), is_sure=is_sure)
 
 
 def _selection(status: str | None) -> Selection:

@@ -8,6 +8,8 @@ import msgspec
 import typer
 
 from console.answer import Answer
+from console.consent import Yes, need_unfenced, need_with
+from console.persons import By, who
 from console.run import Run, command
 from schemas.errors import UsageError
 
@@ -37,35 +39,35 @@ def verify(
             help="Settle stale pending transactions as events effective now, then look again.",
         ),
     ] = None,
+    yes: Yes = False,
+    by: By = None,
 ) -> Answer:
     """Replay the events and name every discrepancy among them."""
     from console.words import certificate_lines, count
     from replay import verify as check
 
     how = _settlement(fix_stale)
-    now = run.now
+    need_with("--fix-stale", how is not None, {"--yes": yes, "--by": by is not None})
+    person = None if how is None else who(by)
+    now, done = run.now, None
     with run.ledger_with_events() as store:
+        if how is not None:
+            need_unfenced(store)
         with run.progress("verifying") as progress:
             found = check(store, now=now, account_id=account, progress=progress)
-        settled: list[dict[str, str]] = []
-        refused: list[dict[str, str]] = []
-        if how is not None:
-            from replay import settle_stale
+        if how is not None and person is not None:
+            from console.stale_answers import settled
 
-            done = settle_stale(store, found, how, now=now)
-            settled = [{"account_id": owner, "transaction_id": name, "action": how} for owner, name in done.settled]
-            refused = [
-                {"account_id": owner, "transaction_id": name, "reason": reason} for owner, name, reason in done.refused
-            ]
+            done = settled(run, store, found, how, by=person, is_sure=yes)
+        if done is not None and done.settled:
             with run.progress("verifying again") as progress:
                 found = check(store, now=now, account_id=account, progress=progress)
     codes = found.findings.group_by("code").len().sort("code").rows()
-    settlements = [f"{count(len(settled), 'stale transaction')} settled: {how}"] if how else []
     return Answer(
         verdict=found.verdict,
         fields={
             "findings_count": found.findings.height,
-            **({"settled": settled, "not_settled": refused} if how else {}),
+            **(done.fields if done is not None else {}),
             "certificate": found.certificate,
             "findings": _finding_documents(found.findings),
         },
@@ -73,11 +75,11 @@ def verify(
         summary=[
             *certificate_lines(found.certificate),
             "",
-            *settlements,
-            *[f"not settled: {each['transaction_id']} of {each['account_id']}: {each['reason']}" for each in refused],
+            *(done.lines if done is not None else []),
             f"{found.verdict}: {count(found.findings.height, 'finding')}",
             *[f"  {code}: {number:,}" for code, number in codes],
         ],
+        notes=done.notes if done is not None else [],
         # An account that could not be checked hides no finding of the others.
         also=["FINDINGS"] if found.findings.height else [],
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from console.answer import Answer
+from console.consent import need_with
 from console.run import Run, command
 from console.source import STORE_OR_TOPIC, TopicName, need_one_live, need_source
 from schemas.errors import UsageError
@@ -88,11 +89,11 @@ def drift(
     it is our own read model, unless --live or --against names another table.
     """
     need_one_live(own=own, live=live, against=against, table=table)
-    _need_with("--watch", watch, {"--rounds": rounds, "--from": source != "store", "--topic": topic, "--start": start})
-    _need_with("--watch", watch, {"--restart": restart, "--listen": listen})
-    _need_with("--watch or --forget", watch or forget, {"--shadow": shadow != "shadow"})
-    _need_with("--findings", findings, {"--all": all_})
-    _need_with("--forget", forget, {"--yes": yes})
+    need_with("--watch", watch, {"--rounds": rounds, "--from": source != "store", "--topic": topic, "--start": start})
+    need_with("--watch", watch, {"--restart": restart, "--listen": listen})
+    need_with("--watch or --forget", watch or forget, {"--shadow": shadow != "shadow"})
+    need_with("--findings", findings, {"--all": all_})
+    need_with("--forget", forget, {"--yes": yes})
     compared: dict[str, object] = {"--watch": watch, "--own": own, "--against": against, "--live": live}
     compared["--explain"] = explain
     if forget:
@@ -168,12 +169,6 @@ def _live_table(run: Run, against: str | None = None, table: str | None = None) 
     from console.live_tables import live_table
 
     return live_table(run, against, table)
-
-
-def _need_with(needed: str, is_there: bool, given: dict[str, object]) -> None:
-    for name, value in given.items():
-        if value and not is_there:
-            raise UsageError(f"{name} is about {needed}", next_step=f"say {needed} too, or leave it away")
 
 
 def _need_alone(alone: str, given: dict[str, object]) -> None:

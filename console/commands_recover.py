@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from console.answer import Answer
+from console.consent import Yes, need_with
 from console.persons import By, Reason, reason_of, who
 from console.reports.writing import ReportFiles, need_report_files
 from console.run import NO_TABLE, Run, command
@@ -38,7 +39,6 @@ Throttle = Annotated[
         "--throttle", metavar="SHARE", min=0.01, max=1.0, help="The largest share of the time that it may be busy."
     ),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,9 +70,9 @@ def check(
 ) -> Answer:
     """Look at every part of the system: what is whole, what is lost, and what to do next.
 
-    Live rows are those of `import accounts`, or without those our own read model, unless others
-    are named. Where nothing is whole that could be replayed the answer is REFUSED, and the
-    webhook of the TOML file is told.
+    Live rows are those of `import accounts`, without those the live table that the TOML file
+    names, and without that our own read model, unless others are named. Where nothing is whole that
+    could be replayed the answer is REFUSED, and the webhook of the TOML file is told.
     """
     from console.recover_check import checked
     from console.recover_places import Copies
@@ -106,6 +106,9 @@ def plan(
             help="What becomes of stale pending transactions (default: as the TOML file says, else a person decides).",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over a plan that somebody decided in, or approved.")
+    ] = False,
     by: By = None,
 ) -> Answer:
     """Write down every change that a recovery would make, and by what right: nothing else is written.
@@ -132,6 +135,7 @@ def plan(
         sql=sql,
         settle=how,
         by=who(by),
+        is_overwritten=overwrite,
     )
     return made(run, options)
 
@@ -220,10 +224,8 @@ def apply(
     from console import recover_apply
 
     options = _applying(own=own, live=live, against=against, table=table, topic=topic, archive=archive, by=by)
+    need_with("--execute", execute, {"--yes": yes, "--batch": batch is not None, "--throttle": throttle is not None})
     if not execute:
-        for name, is_given in {"--yes": yes, "--batch": batch is not None, "--throttle": throttle is not None}.items():
-            if is_given:
-                raise UsageError(f"{name} is about --execute", next_step="say --execute too, or leave it away")
         return recover_apply.dry_run(run, file, options)
     return recover_apply.apply(run, file, _how(options, batch, throttle, is_sure=yes))
 
@@ -266,15 +268,28 @@ def abort(
     live: TheirLive = False,
     against: Against = None,
     table: LiveTableName = None,
+    leave_live: Annotated[
+        bool,
+        typer.Option(
+            "--leave-live",
+            help="Put nothing back: the live table, the plan's file or the backup is gone for good.",
+        ),
+    ] = False,
     yes: Yes = False,
     by: By = None,
 ) -> Answer:
     """Give a run up: its live rows go back to what they were, where nobody changed them since.
 
-    Events stay, and are listed.
+    Events stay, and are listed. With --leave-live the fence is lifted without a look at the live
+    rows, and every row that the run may have written is listed as not put back.
     """
     from console import recover_apply
 
+    if leave_live:
+        for word, is_given in {"--own": own, "--live": live, "--against": against, "--table": table}.items():
+            if is_given:
+                raise UsageError(f"{word} names live rows, and --leave-live leaves them", next_step="leave one away")
+        return recover_apply.leave_live(run, name, reason=reason_of(reason), by=who(by), is_sure=yes)
     options = _applying(own=own, live=live, against=against, table=table, topic=None, archive=None, by=by)
     return recover_apply.abort(run, name, _how(options, None, None, is_sure=yes), reason=reason_of(reason))
 

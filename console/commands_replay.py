@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from console.answer import Answer
+from console.consent import Yes, need_with, need_yes
 from console.run import NO_TABLE, Run, command, without_subcommand
 from console.source import (
     AcceptTopic,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+
+#: What a person should know who is about to let a rebuild go live.
+_PROMOTED = ("only where it is COMPLETE; the generation that is live stays, and `generations promote` goes back to it",)
 
 #: What to do where a rebuild is INCOMPLETE, by its source.
 _WHAT_NEXT = {
@@ -95,12 +99,16 @@ def rebuild(
     accept_topic: AcceptTopic = False,
     workers: Workers = None,
     archive: ArchivePlace = None,
+    yes: Yes = False,
 ) -> Answer:
     """Replay every event from zero into a new generation of the read model."""
     from console.words import certificate_lines
     from projections import RELATIONS, TRANSACTIONS
 
     need_source(source, archive=archive, topic=topic, accept_topic=accept_topic, workers=workers)
+    need_with("--promote", promote, {"--yes": yes})
+    if promote:
+        need_yes("make a new generation of the read model and let it go live", _PROMOTED, is_sure=yes)
     shared: dict[str, Any] = {
         "promote": promote,
         "now": run.now,
@@ -201,11 +209,17 @@ def promote(
     run: Run,
     *,
     generation: Annotated[int, typer.Argument(metavar="GENERATION", help="Its number in `generations list`.")],
+    yes: Yes = False,
 ) -> Answer:
     """Make a generation live at the newest event; with an older one, this is the way back."""
-    from replay import promote_generation
+    from replay import generations, promote_generation
 
     with run.ledger() as store:
+        known = generations(store)
+        # One that is not there is refused, not asked about.
+        if any(each.generation == generation for each in known):
+            stays = [f"generation {each.generation}, live now, stays" for each in known if each.is_live]
+            need_yes(f"let generation {generation} go live, brought to the newest event", stays, is_sure=yes)
         position = promote_generation(store, generation)
     return Answer(
         verdict="OK",

@@ -170,7 +170,8 @@ def _check_orders(stage: Stage) -> None:
 def _check_own_rows(stage: Stage, victims: Victims) -> None:
     stage.chapter("Rebuild: every balance from the first event, as our own read model")
     stage.command("rebuild --promote")
-    rebuilt = commands_replay.rebuild(stage.run(), promote=True)
+    with stage.unsaid():
+        rebuilt = commands_replay.rebuild(stage.run(), promote=True, yes=True)
     stage.show(rebuilt)
     stage.claim(rebuilt.fields["promoted"] is True, "it is COMPLETE, so it was promoted")
     clean = commands_drift.drift(stage.run(), own=True)
@@ -181,7 +182,8 @@ def _check_own_rows(stage: Stage, victims: Victims) -> None:
     stage.command("drift --own")
     stage.see("drift --own", _drifted("drift --own", commands_drift.drift(stage.run(), own=True)))
     stage.command("rebuild --promote")
-    commands_replay.rebuild(stage.run(), promote=True)
+    with stage.unsaid():
+        commands_replay.rebuild(stage.run(), promote=True, yes=True)
     mended = commands_drift.drift(stage.run(), own=True)
     stage.claim(mended.verdict == "EQUAL", "a rebuild puts it right")
 
@@ -215,7 +217,8 @@ def _damage_log(stage: Stage, victims: Victims, before: Answer) -> None:
     with stage.run().ledger() as store:
         stage.plant(damage_store(store, victims))
     stage.command("rebuild --promote")
-    answer = commands_replay.rebuild(stage.run(), promote=True)
+    with stage.unsaid():
+        answer = commands_replay.rebuild(stage.run(), promote=True, yes=True)
     parked = answer.fields["certificate"].parked
     stage.see("rebuild", [Damage("rebuild", each.account_id, each.reason, each.details) for each in parked])
     stage.claim(answer.verdict == "INCOMPLETE" and not answer.fields["promoted"], "it is INCOMPLETE, so not promoted")
@@ -231,7 +234,8 @@ def _bring_back(stage: Stage, exported: Path, before: Answer) -> None:
     stage.command(f"--data {folder} import events {exported}")
     stage.show(commands_import.import_events(stage.run(folder), file=str(exported)))
     stage.command(f"--data {folder} rebuild --promote")
-    answer = commands_replay.rebuild(stage.run(folder), promote=True)
+    with stage.unsaid():
+        answer = commands_replay.rebuild(stage.run(folder), promote=True, yes=True)
     stage.show(answer)
     same = answer.fields["certificate"].digest == before.fields["certificate"].digest
     stage.claim(same and answer.verdict == "COMPLETE", "its digest is the one from before the damage")

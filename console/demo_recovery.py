@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import redirect_stderr
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,20 +43,25 @@ def _planned(stage: Stage, exported: Path) -> Path:
 
 
 def _decided(stage: Stage, plan: Path) -> None:
-    stage.tell("Somebody looked: two rows were written by hand, and the third account never was.")
-    stage.command(f"recover decide {plan} --all --accept --reason 'written by hand'")
-    answer = commands_recover.decide(stage.run(), plan, all_=True, accept=True, reason="written by hand", by=PLANNER)
-    stage.claim(answer.fields["undecided"] == 0, "every decision is in the plan, with a name and a reason")
+    stage.tell("What takes points from a live row waits: the log may have lost what live still knows.")
+    stage.tell("Somebody looked, class by class: two rows were written by hand, and the third account never was.")
+    undecided = None
+    for class_, reason in (("foreign_write", "written by hand"), ("row_extra", "nobody ever opened it")):
+        stage.command(f"recover decide {plan} --class {class_} --accept --reason '{reason}'")
+        with stage.unsaid():
+            answer = commands_recover.decide(stage.run(), plan, class_=class_, accept=True, reason=reason, by=PLANNER)
+        undecided = answer.fields["undecided"]
+    stage.claim(undecided == 0, "every decision is in the plan, with a name and a reason")
     stage.command(f"recover approve {plan} --reason 'looked at every change' --by '{APPROVER}'")
-    commands_recover.approve(stage.run(), plan, reason="looked at every change", by=APPROVER)
+    with stage.unsaid():
+        commands_recover.approve(stage.run(), plan, reason="looked at every change", by=APPROVER)
 
 
 def _applied(stage: Stage, plan: Path) -> Answer:
     stage.command(f"recover apply {plan}")
     stage.show(commands_recover.apply(stage.run(), plan, by=PLANNER))
     stage.command(f"recover apply {plan} --execute")
-    # It says first what it will do, which stands above already.
-    with redirect_stderr(StringIO()):
+    with stage.unsaid():
         done = commands_recover.apply(stage.run(), plan, execute=True, yes=True, by=PLANNER)
     stage.show(done)
     stage.claim(done.verdict == "COMPLETE", "every account of the plan is done with")
@@ -72,7 +75,8 @@ def _verified(stage: Stage) -> None:
     stage.command("drift")
     stage.claim(commands_drift.drift(stage.run()).verdict == "EQUAL", "not one live row differs from the log")
     stage.command("rebuild --promote")
-    rebuilt = commands_replay.rebuild(stage.run(), promote=True)
+    with stage.unsaid():
+        rebuilt = commands_replay.rebuild(stage.run(), promote=True, yes=True)
     stage.claim(rebuilt.verdict == "COMPLETE", "the log is whole again: every account is certified")
     stage.command("accounts check")
     stage.claim(commands_accounts.check(stage.run()).verdict == "CLEAN", "nobody is locked without a reason")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import StringIO
 from pathlib import Path
 
 from console.answer import Answer
@@ -43,6 +45,12 @@ class Stage:
         self.tell()
         self.tell(f"## {title}")
         self.tell()
+
+    @contextmanager
+    def unsaid(self) -> Iterator[None]:
+        """Leave away what a command says before it does it: the story has told that already."""
+        with redirect_stderr(StringIO()):
+            yield
 
     def command(self, words: str) -> None:
         """Tell which command comes next."""

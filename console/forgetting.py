@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from console.answer import Answer
+from console.consent import need_yes
 from console.watching import shadow_of
 from console.words import count
 from ledger import comparisons, findings, read_model, shadows
@@ -49,8 +47,8 @@ def forget(run: Run, name: str, *, is_sure: bool) -> Answer:
         names = [each.name for each in compared]
         what = f"the shadow {name!r} with {count(rows, 'row')}, and {count(lost, 'finding')}, healed ones included"
         notes = [_OF_ORDERS] if name == FOLLOWER else []
-        if not is_sure:
-            _ask(what, notes)
+        stays = ["live rows and events stay as they are", *notes]
+        need_yes(f"drop {what}", stays, is_sure=is_sure, needs_answer=True)
         with store.writing() as connection:
             # Whoever began meanwhile has not been asked about.
             _refuse_held(_compared(connection, name), format_time(run.now))
@@ -74,10 +72,3 @@ def _refuse_held(compared: list[Comparison], now: str) -> None:
                 f"another process follows and compares it: {each.name}",
                 next_step=f"end that one first; one that was killed counts until {each.held_until}",
             )
-
-
-def _ask(what: str, notes: list[str]) -> None:
-    if not sys.stdin.isatty():
-        raise UsageError(f"this drops {what}, and there is nobody to ask", next_step="say --yes too")
-    if not typer.confirm(" ".join([f"Drop {what}? Live rows and events stay as they are.", *notes]), err=True):
-        raise RefusedError("nothing was dropped")

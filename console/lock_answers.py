@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import polars as pl
-import typer
 
 from console.alerting import configured_webhook
 from console.answer import Answer
+from console.consent import EVENTS_STAY, need_yes
+from console.recover_audit import kept_outside, outsides_of
 from console.words import certificate_lines, count, first_few
 from ledger import Ledger
 from replay.certificate import INCOMPLETE
 from replay.locks import Fixed, fix_locks
 from schemas import format_time
-from schemas.errors import RefusedError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from ledger.store import Store
     from replay.locks import Lock, Locks
 
-__all__ = ["announce", "check_answer", "fixed_answer"]
+__all__ = ["check_answer", "fixed_answer"]
 
 RESULT_SCHEMA = pl.Schema(
     {
@@ -67,28 +66,38 @@ def check_answer(found: Locks) -> Answer:
     return _answer(found, done, is_fixed=False)
 
 
-def announce(run: Run, found: Locks, *, is_sure: bool) -> None:
-    """Say what --fix is about to do, and ask on a terminal unless `is_sure`; RefusedError where a person says no."""
-    to_unlock = [lock for lock in found.found if lock.action == "unlocked"]
-    if not to_unlock:
-        return
-    of_live = sum(not lock.in_log for lock in to_unlock)
-    known = f" ({of_live:,} of them with the lock itself, which only live rows know)" if of_live else ""
-    what = f"unlock {count(len(to_unlock), 'account')}, as events{known}"
-    if is_sure or not sys.stdin.isatty():
-        run.warn(f"--fix is about to {what}")
-    elif not typer.confirm(f"{what[0].upper()}{what[1:]}? Events are never taken back.", err=True):
-        raise RefusedError("nothing was changed")
+def fixed_answer(run: Run, store: Store, found: Locks, *, by: str, is_sure: bool, now: datetime) -> Answer:
+    """Say what is about to be done, do it where it is wanted, alert about what needs a person, and say what became.
 
-
-def fixed_answer(run: Run, store: Store, found: Locks, *, now: datetime) -> Answer:
-    """Unlock what may be unlocked, alert about what needs a person, and return what became of each."""
+    Every account that was unlocked, or needs a person, is in the audit trail, by whom. RefusedError where a person at
+    the terminal says no.
+    """
     # What is wrong with the configuration must not be found out after accounts were unlocked.
-    webhook = configured_webhook(run)
-    done = fix_locks(Ledger(store, clock=lambda: now), found.found)
+    webhook, outsides = configured_webhook(run), outsides_of(run, store)
+    _announce(found, is_sure=is_sure, has_webhook=webhook is not None)
+    done = fix_locks(Ledger(store, clock=lambda: now), found.found, by=by)
     by_hand = [each.lock for each in done if each.action == "manual_intervention_required"]
     unsent = [] if webhook is None or not by_hand else _alert(webhook, by_hand)
-    return _answer(found, done, is_fixed=True, notes=unsent)
+    return _answer(found, done, is_fixed=True, notes=[*unsent, *kept_outside(store, outsides, now)])
+
+
+def _announce(found: Locks, *, is_sure: bool, has_webhook: bool) -> None:
+    """Say what --fix is about to do, and ask; nothing where it has nothing to do."""
+    to_unlock = [lock for lock in found.found if lock.action == "unlocked"]
+    by_hand = [lock for lock in found.found if lock.action in ("manual_intervention_required", "failed")]
+    alerted = [lock for lock in by_hand if lock.action != "failed"]
+    of_live = sum(not lock.in_log for lock in to_unlock)
+    known = f" ({of_live:,} of them with the lock itself, which only live rows know)" if of_live else ""
+    unlock = f"unlock {count(len(to_unlock), 'account')}, as events{known}"
+    note = f"note in the audit trail that {count(len(by_hand), 'account needs', 'accounts need')} a person"
+    alert = f"tell the webhook of {count(len(alerted), 'account that needs', 'accounts that need')} a person"
+    ahead = [
+        *([unlock] if to_unlock else []),
+        *([note] if by_hand else []),
+        *([alert] if alerted and has_webhook else []),
+    ]
+    if ahead:
+        need_yes(ahead[0], [*ahead[1:], *([EVENTS_STAY] if to_unlock else [])], is_sure=is_sure)
 
 
 def _alert(webhook: Webhook, locks: Sequence[Lock]) -> list[str]:

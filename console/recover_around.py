@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from replay.comparison.live_table import LiveTable
     from replay.recovery.plan import Plan
 
-__all__ = ["Applying", "opened_work"]
+__all__ = ["Applying", "go_on_hook", "holder_of", "opened_work"]
 
 _DOING = {
     "check": "checking",
@@ -68,7 +68,7 @@ def opened_work(run: Run, store: Store, plan: Plan, options: Applying) -> Iterat
             data=run.data,
             options=Options(
                 by=options.by,
-                holder=f"{options.by} on {socket.gethostname()}, {uuid.uuid4().hex[:8]}",
+                holder=holder_of(options.by),
                 batch=options.batch,
                 throttle=options.throttle,
                 now=lambda: run.now,
@@ -78,6 +78,16 @@ def opened_work(run: Run, store: Store, plan: Plan, options: Applying) -> Iterat
         )
         work.around = _around(run, store, table, work, options.copies)
         yield work, keeper
+
+
+def holder_of(by: str) -> str:
+    """Return what this process holds a lease as."""
+    return f"{by} on {socket.gethostname()}, {uuid.uuid4().hex[:8]}"
+
+
+def go_on_hook(run: Run, name: str) -> Callable[[], None] | None:
+    """Return what lets the foreign system go on after a run, None where nothing is configured."""
+    return _hook(run.settings.recover.hooks()[1], name, "go_on")
 
 
 def _around(run: Run, store: Store, table: LiveTable | None, work: Work, copies: Copies) -> Surroundings:

@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import make_url, select
+from sqlalchemy.exc import ArgumentError
 
+from console.archive_place import FOLDER
 from console.live_tables import live_table
+from console.words import live_rows
 from ledger.importing.file_copy import FileCopy
 from ledger.tables import IMPORTED_ACCOUNTS
 from replay.comparison.live_table import LiveTable
@@ -29,7 +32,18 @@ if TYPE_CHECKING:
     from replay.drift import Drift
     from replay.recovery.plan import Plan
 
-__all__ = ["Copies", "LiveRows", "healing_from", "opened_target", "system_state", "table_of_plan", "wanted_table"]
+__all__ = [
+    "Copies",
+    "LiveRows",
+    "has_copy",
+    "has_imported",
+    "healing_from",
+    "names_live",
+    "opened_target",
+    "system_state",
+    "table_of_plan",
+    "wanted_table",
+]
 
 TOPIC, FILE = "topic", "file"
 
@@ -56,10 +70,19 @@ class Copies(NamedTuple):
 
 
 def wanted_table(run: Run, store: Store, rows: LiveRows) -> LiveTable | None:
-    """Return the table that the options name, else the imported rows; None for our own read model."""
+    """Return the table that the options name, else the imported rows, else that of [live]; None for our read model."""
     if rows.live or rows.against is not None:
         return live_table(run, rows.against, rows.table)
-    return _imported(store) if not rows.own and _has_imported(store) else None
+    if rows.own:
+        return None
+    if has_imported(store):
+        return _imported(store)
+    return live_table(run) if names_live(run) else None
+
+
+def names_live(run: Run) -> bool:
+    """Whether [live] in the TOML file names a table, and not only how rows of one read."""
+    return bool({"url", "table"} & run.settings.live.keys())
 
 
 def table_of_plan(run: Run, store: Store, plan: Plan, rows: LiveRows) -> LiveTable | None:
@@ -71,7 +94,7 @@ def table_of_plan(run: Run, store: Store, plan: Plan, rows: LiveRows) -> LiveTab
         found = wanted_table(run, store, rows)
         if target_of(store, found) != plan.target:
             raise RefusedError(
-                f"the plan is of other live rows: of {plan.target.kind} {plan.target.table} in {plan.target.database}",
+                f"the plan is of other live rows: {_rows_of(plan)} in {plan.target.database}",
                 where="the options",
                 next_step="name the table that `recover plan` was given, or leave the options away",
             )
@@ -85,6 +108,10 @@ def table_of_plan(run: Run, store: Store, plan: Plan, rows: LiveRows) -> LiveTab
         if target_of(store, found) == plan.target:
             return found
     return live_table(run, plan.target.database, plan.target.table)
+
+
+def _rows_of(plan: Plan) -> str:
+    return live_rows(plan.target.kind, plan.target.table)
 
 
 @contextmanager
@@ -136,6 +163,7 @@ def system_state(
     archive = run.archive(copies.archive)
     places = Places(
         folder=run.data,
+        store_folder=_store_folder(run),
         store_error=error,
         topic=topic,
         archive=archive_check(archive),
@@ -145,6 +173,20 @@ def system_state(
     )
     with run.progress("checking") as progress:
         return check_system(store, places=places, now=run.now, progress=progress)
+
+
+def _store_folder(run: Run) -> Path | None:
+    """Return the folder of the store's file, None where it is none."""
+    url = run.options.store or run.settings.store
+    if url is None:
+        return run.data
+    try:
+        found = make_url(url)
+    except ArgumentError:
+        # Opening the store has said so already.
+        return None
+    is_file = found.get_backend_name() == "sqlite" and found.database
+    return Path(str(found.database)).parent if is_file else None
 
 
 def _live(live: LiveTable | None, *, is_own: bool) -> Callable[[Store], Drift | None]:
@@ -161,6 +203,13 @@ def _read_model(store: Store) -> Drift | None:
     with store.snapshot() as connection:
         is_there = read_model.live(connection) is not None
     return drift(store, live="read_model") if is_there else None
+
+
+def has_copy(run: Run, copies: Copies) -> bool:
+    """Whether a topic or an archive is named, configured or there, that a lost ledger could be brought back from."""
+    has_topic = run.options.bootstrap_servers is not None or run.settings.kafka.bootstrap_servers is not None
+    has_archive = copies.archive is not None or run.settings.archive.url is not None
+    return has_topic or has_archive or (run.data / FOLDER).exists()
 
 
 def _topic(
@@ -182,7 +231,8 @@ def _topic(
     return topic_check(kafka, wanted), heal
 
 
-def _has_imported(store: Store) -> bool:
+def has_imported(store: Store) -> bool:
+    """Whether `import accounts` has made a copy of live rows."""
     with store.snapshot() as connection:
         return connection.execute(select(IMPORTED_ACCOUNTS.c.account_id).limit(1)).first() is not None
 

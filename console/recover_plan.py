@@ -8,25 +8,28 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import polars as pl
 
 from console.answer import Answer
+from console.consent import say_first
 from console.recover_audit import kept_outside, outsides_of
-from console.recover_places import LiveRows, healing_from, table_of_plan, wanted_table
+from console.recover_guards import need_folder, need_free, need_own_ledger, refuse_author, refuse_done
+from console.recover_places import LiveRows, healing_from, names_live, table_of_plan, wanted_table
 from console.render import need_place, printable, write_file
 from console.words import count, first_few, live_rows
 from ledger import audit
+from ledger.importing.file_copy import FileCopy
 from ledger.recovery_runs import Runs
 from replay.recovery.decide import decide as decided
-from replay.recovery.outcome import by_account
+from replay.recovery.outcome import by_account, is_gap
 from replay.recovery.plan import Change, Plan, read_plan, run_of, write_plan
 from replay.recovery.planning import Policy, make_plan
 from replay.recovery.sql import guarded_sql
 from replay.recovery.targets import ROW, values_of_text
 from schemas import format_time
-from schemas.errors import RefusedError, UsageError
+from schemas.errors import UsageError
 
 if TYPE_CHECKING:
     from console.run import Run
@@ -34,8 +37,21 @@ if TYPE_CHECKING:
     from replay.comparison.live_table import LiveTable
     from replay.differences import Value
 
-__all__ = ["Decided", "Planned", "approve", "changes_table", "decide", "plan", "plan_lines", "points"]
+__all__ = [
+    "Decided",
+    "Planned",
+    "approve",
+    "changes_table",
+    "decide",
+    "more_changes",
+    "plan",
+    "plan_lines",
+    "points",
+    "shown_changes",
+]
 
+#: How many changes people are shown; the file has all.
+SHOWN_MAX = 20
 #: What is left of an account that nobody can judge.
 UNJUDGED = ("parked", "unreadable", "uncompared")
 
@@ -51,6 +67,7 @@ class Planned:
     sql: Path | None
     settle: Literal["complete", "cancel"] | None
     by: str
+    is_overwritten: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +85,13 @@ class Decided:
     rows: LiveRows
 
 
+class Frames(TypedDict):
+    """The tables of an answer."""
+
+    table: pl.DataFrame
+    shown: pl.DataFrame | None
+
+
 def plan(run: Run, options: Planned) -> Answer:
     """Make a plan and write it, with its SQL where that is wanted."""
     files = [options.output, *([options.sql] if options.sql is not None else [])]
@@ -75,6 +99,7 @@ def plan(run: Run, options: Planned) -> Answer:
         raise UsageError("two things would be written to one file", where=str(files[0]), next_step="name another")
     for file in files:
         need_place(file)
+        need_folder(file)
     said = run.settings.recover
     policy = Policy(
         lowering=said.lowering,
@@ -83,10 +108,14 @@ def plan(run: Run, options: Planned) -> Answer:
         settle_codes={} if options.settle else said.settle_codes,
     )
     with run.ledger_with_events() as store:
+        if not options.is_overwritten:
+            need_free(options.output, store)
         table = wanted_table(run, store, options.rows)
         if options.sql is not None and table is None:
             raise UsageError("our own read model is made anew, so there is no SQL", next_step="leave --sql away")
         heal = None if options.heal_from is None else healing_from(run, options.heal_from)
+        if heal is not None and isinstance(heal.copy, FileCopy):
+            heal.copy.check()
         certificates: list[Certificate] = []
         with run.progress("planning") as progress:
             made = make_plan(
@@ -104,6 +133,10 @@ def plan(run: Run, options: Planned) -> Answer:
     if options.sql is not None and table is not None:
         _write_sql(made, table, options.sql)
     answer = _plan_answer(made, options.output, options.sql)
+    if made.target.kind == "imported" and names_live(run):
+        answer = replace(
+            answer, notes=[*answer.notes, "these are the imported rows: --live plans for the table of [live]"]
+        )
     return replace(answer, fields={**answer.fields, "certificate": certificates[-1]})
 
 
@@ -123,19 +156,22 @@ def decide(run: Run, options: Decided) -> Answer:
     table = None
     if options.sql is not None:
         need_place(options.sql)
+        need_folder(options.sql)
         with run.ledger() as store:
             table = table_of_plan(run, store, made, options.rows)
         if table is None:
             raise UsageError("our own read model is made anew, so there is no SQL", next_step="leave --sql away")
+    number = sum(_decisions(before).get(name) != said for name, said in _decisions(made).items())
+    say_first(f"write {options.file} anew: {count(number, 'account')} decided, {options.action}")
     _save(made, options.file)
     if options.sql is not None and table is not None:
         _write_sql(made, table, options.sql)
-    number = sum(_decisions(before).get(name) != said for name, said in _decisions(made).items())
     found = _plan_answer(made, options.file, options.sql)
     return Answer(
         verdict="OK",
         fields={**found.fields, "decided": number},
         table=found.table,
+        shown=found.shown,
         summary=[f"{count(number, 'account')} decided: {options.action}", *found.summary],
         notes=["the plan is another one by that: approve it as it is now", *found.notes],
     )
@@ -144,23 +180,16 @@ def decide(run: Run, options: Decided) -> Answer:
 def approve(run: Run, file: Path, *, reason: str, by: str) -> Answer:
     """Note in the ledger that somebody approves a plan; RefusedError where that person may not, or it is of another."""
     made = read_plan(file)
-    authors = {made.by, *(each.decision.by for each in made.changes if each.decision is not None)}
-    if run.settings.recover.approver_differs and by in authors:
-        raise RefusedError(
-            f"{by} made the plan, or decided in it, and approver_differs says that somebody else approves it",
-            where="[recover] approver_differs",
-            next_step="have another person approve it, with --by",
-        )
+    refuse_author(run, made, by)
     now, name = run.now, run_of(made)
     until = now + timedelta(hours=run.settings.recover.approval_hours)
     with run.ledger() as store:
-        if made.ledger_id != store.ledger_id:
-            raise RefusedError(
-                "the plan is of another ledger", where=str(file), next_step="approve it where it was made"
-            )
+        need_own_ledger(made, store, file)
         outsides = outsides_of(run, store)
         details = {"plan": made.hash, "reason": reason, "expires_at": format_time(until)}
+        say_first(f"approve plan {made.hash[:16]} until {format_time(until)}, in the ledger and its audit trail")
         with Runs(store).changing(name) as (recovery, connection):
+            refuse_done(recovery)
             recovery.approve(plan_hash=made.hash, by=by, reason=reason, at=now, expires_at=until)
             entry = audit.Entry(action="plan.approved", by=by, at=now, run=name, details=details)
             audit.append(connection, store.ledger_id, [entry])
@@ -181,7 +210,6 @@ def _save(made: Plan, file: Path) -> None:
     """Write a plan beside its name and rename it, so that nobody reads half of one."""
     draft = file.with_name(f".{file.name}.draft")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_plan(made, draft)
         draft.replace(file)
     except OSError as error:
@@ -226,9 +254,9 @@ def _plan_answer(made: Plan, file: Path, sql: Path | None) -> Answer:
             "unlock": made.unlock,
             "left": made.left,
         },
-        table=changes_table(made),
+        **shown_changes(made),
         summary=[*plan_lines(made), f"written: {file}", *([f"written: {sql}"] if sql is not None else [])],
-        notes=[*first_few([printable(line) for line in left], "that are left"), *next_steps],
+        notes=[*more_changes(made), *first_few([printable(line) for line in left], "that are left"), *next_steps],
         also=["FINDINGS"] if not is_clean else [],
     )
 
@@ -260,6 +288,7 @@ def plan_lines(made: Plan) -> list[str]:
     ]
     if made.changes:
         lines.append(f"balances would rise by {count(up, 'point')} and sink by {count(down, 'point')}")
+    lines += _adjusting(made)
     if made.heal:
         accounts = len({each.account_id for each in made.heal})
         lines.append(f"{count(len(made.heal), 'event')} of {count(accounts, 'account')} back from {made.heal_source}")
@@ -304,6 +333,34 @@ def changes_table(made: Plan) -> pl.DataFrame:
     ]
     names = ("account_id", "field", "from", "to", "log", "basis", "class", "decision", "reason")
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
+
+
+def shown_changes(made: Plan) -> Frames:
+    """Return the table of an answer with all changes, and the one that people are shown."""
+    table = changes_table(made)
+    return {"table": table, "shown": table.head(SHOWN_MAX) if table.height > SHOWN_MAX else None}
+
+
+def more_changes(made: Plan) -> list[str]:
+    """Return how many changes people are not shown."""
+    rest = len(made.changes) - SHOWN_MAX
+    return [f"... and {count(rest, 'more change')}: they are in the file"] if rest > 0 else []
+
+
+def _adjusting(made: Plan) -> list[str]:
+    """Return what a decision to adjust appends to the log: how many points, and to whom."""
+    lines = []
+    for account_id, changes in by_account(made).items():
+        decision = changes[0].decision
+        log = next((each.log for each in changes if each.field == "balance"), None)
+        if decision is None or decision.balance is None or is_gap(changes) or not isinstance(log, int):
+            continue
+        points = f"{decision.balance - log:+,} {'point' if abs(decision.balance - log) == 1 else 'points'}"
+        lines.append(
+            printable(f"an event of {points} is appended to {account_id}, which has {decision.balance:,} then")
+        )
+    rest = len(lines) - SHOWN_MAX
+    return [*lines[:SHOWN_MAX], *([f"... and {count(rest, 'more event')}: they are in the file"] if rest > 0 else [])]
 
 
 def _basis(changes: Sequence[Change]) -> str:

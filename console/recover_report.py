@@ -19,11 +19,14 @@ from console.recover_audit import kept_outside, outsides_of
 from console.render import printable
 from console.reports.plain import plain
 from console.reports.recovery import FORMAT, Reported, numbers_of, recovery_report
+from console.reports.recovery_sections import approved
 from console.reports.writing import write_report
 from console.words import count, first_few
 from ledger import audit
+from ledger.audit_runs import told_results
 from ledger.recovery_runs import Runs
 from replay.recovery.applying import plan_of
+from replay.recovery.outcome import final_entries
 from replay.recovery.plan import Plan
 from schemas.errors import UsageError
 
@@ -40,6 +43,15 @@ __all__ = ["report", "verify_report", "write_reports"]
 WRITTEN = "report.written"
 ENDINGS = ("html", "json", "txt")
 _LIBRARIES = ("eventsourcing", "SQLAlchemy", "psycopg", "polars", "msgspec", "deltalake", "kafka-python")
+#: What the entry of the end of a run, or of its going on, makes of its status.
+_STATUSES = {
+    "run.started": "running",
+    "run.resumed": "running",
+    "run.failed": "failed",
+    "run.needs_intervention": "manual_intervention_required",
+    "run.completed": "completed",
+    "run.aborted": "aborted",
+}
 _RUN = re.compile(rb"\brecovery-[0-9a-f]{16}\b")
 
 
@@ -53,7 +65,7 @@ def write_reports(run: Run, store: Store, work: Work, ending: Mapping[str, Any])
 def report(run: Run, name: str | None, files: Sequence[Path], *, by: str) -> Answer:
     """Return the report of a run in words; written to files, it is noted in the audit trail."""
     with run.ledger() as store:
-        wanted = run_named(store, name, None)
+        wanted = run_named(store, name)
         recovery = Runs(store).get(wanted)
         if recovery is None:
             raise UsageError(f"there is no run {wanted!r}", next_step="see `recover status`")
@@ -96,7 +108,7 @@ def _report(run: Run, store: Store, plan: Plan, recovery: RecoveryRun, *, status
 
 def _details(digests: Mapping[Path, str], made: Report) -> dict[str, Any]:
     files = [{"file": str(file), "sha256": digest} for file, digest in digests.items()]
-    return {"files": files, "head": made.document["audit_head"]}
+    return {"files": files, "head": made.document["audit_head"], "status": made.document["status"]}
 
 
 def _versions() -> dict[str, str]:
@@ -129,6 +141,8 @@ def verify_report(run: Run, file: Path) -> Answer:
             document = _document_of(file, content)
             if document is not None:
                 findings += _differences(document, audit.entries(connection, run=document["run"]), store.ledger_id)
+            if entry is not None:
+                findings += _outdated(entry, audit.entries(connection, run=entry.run, actions=list(_STATUSES)))
     if chain.first_bad is not None:
         findings.append(f"the audit trail was changed, entry {chain.first_bad.number}: {chain.first_bad.reason}")
     checked = "its numbers are those of the trail, " if document is not None else ""
@@ -173,6 +187,19 @@ def _unknown(digest: str, name: str | None, written: Sequence[Recorded]) -> str:
     return f"no entry of the audit trail names this file: SHA-256 {digest} was never written{known}"
 
 
+def _outdated(written: Recorded, ends: Sequence[Recorded]) -> list[str]:
+    """Return what has become of the run since its report was written, where that says another status."""
+    head, said = written.details.get("head"), written.details.get("status")
+    number = head.get("number") if isinstance(head, dict) else None
+    later = [each for each in ends if isinstance(number, int) and each.number > number]
+    if not later or _STATUSES[later[-1].action] == said:
+        return []
+    return [
+        f"the report says that the run is {said}, and it is {_STATUSES[later[-1].action]} since entry "
+        f"{later[-1].number:,} of the audit trail: `recover report` makes a new one"
+    ]
+
+
 def _document_of(file: Path, content: bytes) -> dict[str, Any] | None:
     """Return what a report in JSON says; None for one of another form, or what is no report of a recovery."""
     if file.suffix.lower() != ".json":
@@ -202,11 +229,25 @@ def _differences(document: Mapping[str, Any], entries: Sequence[Recorded], ledge
         told = _flat(said).get(path) if isinstance(said, dict) else None
         if told != value:
             findings.append(f"{path}: the report says {told}, the audit trail says {value}")
-    return findings + _differing_accounts(document, of_report)
+    return findings + _differing_steps(document, of_report) + _differing_accounts(document, of_report)
+
+
+def _differing_steps(document: Mapping[str, Any], entries: Sequence[Recorded]) -> list[str]:
+    """Return what a report says otherwise of approvals and of the results of steps."""
+    findings = []
+    if document.get("approvals") != approved(entries):
+        findings.append("its approvals are not those of the audit trail")
+    steps = document.get("steps")
+    known = {each.details.get("step"): each.details for each in entries if each.action == "step.completed"}
+    for name in sorted({*map(str, known), *(steps if isinstance(steps, dict) else {})}):
+        said = steps.get(name) if isinstance(steps, dict) else None
+        if said is None or {"step": name, **told_results(said)} != known.get(name):
+            findings.append(f"step {name}: the report has other results than the audit trail")
+    return findings
 
 
 def _differing_accounts(document: Mapping[str, Any], entries: Sequence[Recorded]) -> list[str]:
-    known = {each.account_id: each.action.removeprefix("account.") for each in entries if "changes" in each.details}
+    known = {name: each.action.removeprefix("account.") for name, each in final_entries(entries).items()}
     listed = document.get("accounts")
     told = {
         str(each.get("account_id")): each.get("outcome")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ledger.fence import Fence
     from ledger.recovery_run import RecoveryRun
 
-__all__ = ["status"]
+__all__ = ["fence_lines", "half_done", "newest", "next_lines", "status"]
 
 #: A run that needs a person stands until a later one was begun.
 _IS_OPEN = ("running", "failed")
@@ -51,16 +51,28 @@ def status(run: Run, name: str | None) -> Answer:
             **({} if one is None else {"steps": one.steps}),
         },
         table=_steps(one) if one is not None else _table(found),
-        summary=[*([_line(one)] if one is not None else [count(len(found), "run")]), *_fence_lines(state, now)],
+        summary=[*([_line(one)] if one is not None else [count(len(found), "run")]), *fence_lines(state, now)],
         notes=_next(found, state, now),
     )
 
 
+def half_done(runs: list[RecoveryRun], state: Fence | None) -> list[str]:
+    """Return the runs that were begun, or given up, and did not come to their end; also one that only has the fence."""
+    names = [each.id for each in runs if each.status in _IS_OPEN or (each.is_aborting and not each.is_over)]
+    return [*names, *([state.run] if state is not None and state.is_up and state.run not in names else [])]
+
+
+def newest(runs: list[RecoveryRun]) -> RecoveryRun | None:
+    """Return the run that was started last, None where none was."""
+    begun = [(each.started_at, place, each) for place, each in enumerate(runs) if each.started_at is not None]
+    return max(begun, key=itemgetter(0, 1))[2] if begun else None
+
+
 def _open(runs: list[RecoveryRun]) -> list[str]:
-    begun = [(each.started_at, each) for each in runs if each.started_at is not None]
-    newest = [max(begun, key=itemgetter(0))[1]] if begun else []
-    needs = [each.id for each in newest if each.status == "manual_intervention_required"]
-    return [*(each.id for each in runs if each.status in _IS_OPEN), *needs]
+    last = newest(runs)
+    needs = [last.id] if last is not None and last.status == "manual_intervention_required" else []
+    names = half_done(runs, None)
+    return [*names, *(each for each in needs if each not in names)]
 
 
 def _document(run: RecoveryRun) -> dict[str, Any]:
@@ -116,7 +128,8 @@ def _table(runs: list[RecoveryRun]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
-def _fence_lines(state: Fence | None, now: datetime) -> list[str]:
+def fence_lines(state: Fence | None, now: datetime) -> list[str]:
+    """Return whether writers are fenced, since when and by whom, and who has the lease."""
     if state is None:
         return ["writers are not fenced, and nobody has the lease"]
     lines = []
@@ -136,9 +149,25 @@ def _is_held(state: Fence | None, now: datetime) -> bool:
 
 
 def _next(runs: list[RecoveryRun], state: Fence | None, now: datetime) -> list[str]:
-    if state is not None and _is_held(state, now):
-        return [f"if that process is gone, `recover resume {state.run}` can take over after {state.held_until}"]
     names = _open(runs)
     if state is not None and state.is_up and state.run not in names:
         names.append(state.run)
-    return [f"next: `recover resume {name}`, or `recover abort {name} --reason R`" for name in names]
+    return next_lines(runs, names, state, now)
+
+
+def next_lines(runs: list[RecoveryRun], names: list[str], state: Fence | None, now: datetime) -> list[str]:
+    """Return what to do next about some runs."""
+    if state is not None and _is_held(state, now):
+        return [f"if that process is gone, `recover resume {state.run}` can take over after {state.held_until}"]
+    by_name = {each.id: each for each in runs}
+    return [_next_of(name, by_name.get(name)) for name in names]
+
+
+def _next_of(name: str, run: RecoveryRun | None) -> str:
+    if run is not None and run.is_aborting:
+        return f"next: `recover abort {name} --reason R` ends the abort that was begun"
+    if run is not None and run.status == "manual_intervention_required" and "report" in run.steps:
+        if run.steps["verify"].get("verdict") == "EQUAL":
+            return "next: plan again for what is left; this run stays as it is"
+        return f"next: mend what differs, then `recover resume {name}`; or plan again, and this run stays as it is"
+    return f"next: `recover resume {name}`, or `recover abort {name} --reason R`"

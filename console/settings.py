@@ -58,7 +58,7 @@
     alert_after_seconds = 3600                 # how long a break may stay open before the webhook is told
 
     [recover]
-    lowering = "explained"                     # "never": what would lower live always waits for a person
+    lowering = "never"                         # what lowers live waits for a person; "explained": unless an event does
     approver_differs = false                   # whether who approves a plan must not be who made it
     approval_hours = 24                        # how long an approval holds
     settle = "cancel"                          # stale pending transactions: "complete" or "cancel"; default: left
@@ -253,11 +253,12 @@ class HookSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class RecoverSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[recover]`: what a recovery may do by itself, who approves it, and what pauses the foreign system.
 
+    `lowering` is of live tables; our own read model is what the log says, and goes by it where an event explains it.
     `settle` is what becomes of a stale pending transaction whose business code `settle_codes` does not have; None
     leaves it.
     """
 
-    lowering: Literal["explained", "never"] = "explained"
+    lowering: Literal["explained", "never"] = "never"
     approver_differs: bool = False
     approval_hours: Annotated[float, msgspec.Meta(gt=0, le=8_760)] = 24.0
     settle: Literal["complete", "cancel"] | None = None

@@ -40,6 +40,7 @@ class Limits(NamedTuple):
 
     allow_overdraft: bool = False
     allow_over_freeze: bool = False
+    allow_locked: bool = False
 
 
 class Moments(NamedTuple):
@@ -184,7 +185,7 @@ class Account(BaseAggregate[str]):
         known = self.transactions.get(transaction_id)
         if known is not None:
             return self._repeat(known, content, moments)
-        self._check_takes_new(transaction_id)
+        self._check_takes_new(transaction_id, limits)
         self._check_change(transaction_id, content, None, content.status, limits)
         fields = {**msgspec.structs.asdict(content), **self._key(moments)}
         status = fields.pop("status")
@@ -198,7 +199,7 @@ class Account(BaseAggregate[str]):
         if to_status in known.reached:
             return known.reached[to_status]
         if to_status == "frozen":
-            self._check_takes_new(transaction_id)
+            self._check_takes_new(transaction_id, limits)
         self._check_not_closed(transaction_id)
         self._check_change(transaction_id, known.content, known.status, to_status, limits)
         fields = {**msgspec.structs.asdict(known.content), **self._key(self._not_before(known, moments))}
@@ -333,9 +334,9 @@ class Account(BaseAggregate[str]):
                 "the account is closed", where=self._where(transaction_id), next_step="use another account"
             )
 
-    def _check_takes_new(self, transaction_id: str) -> None:
+    def _check_takes_new(self, transaction_id: str, limits: Limits) -> None:
         self._check_not_closed(transaction_id)
-        if self.status == "locked":
+        if self.status == "locked" and not limits.allow_locked:
             raise refusals.AccountLocked(
                 "the account is locked", where=self._where(transaction_id), next_step="unlock it, then try again"
             )

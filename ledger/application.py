@@ -41,7 +41,8 @@ class Ledger(Application[str]):
     A command repeated with the same transaction id and content appends nothing and answers as it did the first
     time; with other content it is refused (ConflictingTransaction). Every refusal is a `CommandRefused` that
     names account and transaction. A transaction id is looked for in its own account only: the same id in two
-    accounts is found by replay. `effective_at` is aware; None is the moment of `clock`.
+    accounts is found by replay. `effective_at` is aware; None is the moment of `clock`. `allow_locked` is for what a
+    person has decided of an account whatever its lock, as in a recovery.
 
     Raises: UsageError for a value that no event can hold, PointsOverflow for a sum past int64, IncompleteError
     or PoisonEventError for an account whose stored events are not whole, StoreError for the database.
@@ -55,10 +56,11 @@ class Ledger(Application[str]):
         *,
         allow_overdraft: bool = False,
         allow_over_freeze: bool = False,
+        allow_locked: bool = False,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         self.store = store
-        self.limits = Limits(allow_overdraft, allow_over_freeze)
+        self.limits = Limits(allow_overdraft, allow_over_freeze, allow_locked)
         self.clock = clock
         super().__init__()
 

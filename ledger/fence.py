@@ -22,10 +22,12 @@ from schemas.errors import LedgerFenced, PositionMoved, RefusedError
 
 __all__ = [
     "Fence",
+    "check_held",
     "lift",
     "lock_appends",
     "raise_fence",
     "refuse_fenced",
+    "refuse_taken",
     "release",
     "renew",
     "state",
@@ -113,19 +115,29 @@ def take(connection: Connection, run: str, holder: str, *, now: datetime, lease:
     return _found(connection)
 
 
+def refuse_taken(connection: Connection, run: str, *, now: datetime) -> None:
+    """Raise RefusedError as `take` would for a process that comes new, so that nobody is asked in vain."""
+    found = state(connection)
+    if found is None:
+        return
+    is_held = found.holder is not None and str(found.held_until) >= format_time(now)
+    if is_held or (found.is_up and found.run != run):
+        raise _refused(found, now)
+
+
 def renew(connection: Connection, run: str, holder: str, *, now: datetime, lease: timedelta) -> Fence:
     """Renew the lease; PositionMoved if it is not this holder's any more, whose work must end there."""
     statement = update(RECOVERY).where(*_held(run, holder)).values(held_until=format_time(now + lease))
     if connection.execute(statement).rowcount != 1:
-        found = state(connection)
-        raise PositionMoved(
-            "the lease of the recovery is lost",
-            where=f"run {run!r}",
-            next_step="nobody has it now: `recover resume` goes on"
-            if found is None or found.holder is None
-            else f"{found.holder} goes on with run {found.run!r}; see `recover status`",
-        )
+        raise _lost(run, state(connection))
     return _found(connection)
+
+
+def check_held(connection: Connection, run: str, holder: str) -> None:
+    """Raise PositionMoved as `renew` does, for who can write nothing now, and whom nobody can overtake meanwhile."""
+    found = state(connection)
+    if found is None or (found.run, found.holder) != (run, holder):
+        raise _lost(run, found)
 
 
 def release(connection: Connection, run: str, holder: str) -> None:
@@ -207,6 +219,16 @@ def _forget(connection: Connection) -> None:
 
 def _found(connection: Connection) -> Fence:
     return Fence(*connection.execute(select(*_COLUMNS).where(RECOVERY.c.id == ROW)).one())
+
+
+def _lost(run: str, found: Fence | None) -> PositionMoved:
+    return PositionMoved(
+        "the lease of the recovery is lost",
+        where=f"run {run!r}",
+        next_step="nobody has it now: `recover resume` goes on"
+        if found is None or found.holder is None
+        else f"{found.holder} goes on with run {found.run!r}; see `recover status`",
+    )
 
 
 def _refused(found: Fence, now: datetime) -> RefusedError:

@@ -16,6 +16,7 @@ from schemas.errors import RunRefused, UsageError
 
 __all__ = [
     "STEPS",
+    "AbortBegun",
     "Approval",
     "InterventionNeeded",
     "Progress",
@@ -129,6 +130,13 @@ class RunCompleted(RunEvent, frozen=True, kw_only=True, tag="run.completed"):
     results: dict[str, Any]
 
 
+class AbortBegun(RunEvent, frozen=True, kw_only=True, tag="run.abort_begun"):
+    """Somebody began to give the run up; it is put back, and nothing else goes on with it."""
+
+    by: str
+    reason: str
+
+
 class RunAborted(RunEvent, frozen=True, kw_only=True, tag="run.aborted"):
     """Somebody gave the run up, and what it had changed was put back."""
 
@@ -138,13 +146,14 @@ class RunAborted(RunEvent, frozen=True, kw_only=True, tag="run.aborted"):
 
 
 #: Which statuses a command finds the run in, where it is not refused.
-_APPROVABLE = ("planned", "approved", "manual_intervention_required", "failed")
+_APPROVABLE = ("planned", "approved", "running", "manual_intervention_required", "failed")
 _RESUMABLE = ("running", "manual_intervention_required", "failed")
 
 
 class RecoveryRun(BaseAggregate[str]):
     """One run: `status`, `plan_hash`, `approvals`, `steps` (results by name), `progress`, who, when and why.
 
+    `is_aborting`: once it is begun to be given up, it is neither started nor resumed any more.
     `reason` is why it needs a person, failed or was aborted, with `details`; `results` those of its end. Results
     are kept as JSON has them. Commands append to `pending_events`; RunRefused for one that does not fit the status, and
     UsageError for a moment without a zone, leave the run as it was.
@@ -157,6 +166,7 @@ class RecoveryRun(BaseAggregate[str]):
         approvals: list[Approval]
         steps: dict[str, dict[str, Any]]
         progress: Progress | None
+        is_aborting: bool
         started_by: str | None
         started_at: datetime | None
         ended_at: datetime | None
@@ -175,6 +185,7 @@ class RecoveryRun(BaseAggregate[str]):
         found.approvals = []
         found.steps = {}
         found.progress = None
+        found.is_aborting = False
         found.started_by = found.started_at = found.ended_at = found.reason = None
         found.details, found.results = {}, {}
         return found
@@ -206,6 +217,8 @@ class RecoveryRun(BaseAggregate[str]):
                 self.steps[event.step] = event.results
             case ProgressNoted():
                 self.progress = Progress(event.done, event.total)
+            case AbortBegun():
+                self.is_aborting = True
             case _:
                 self._apply_end(event)
 
@@ -241,17 +254,18 @@ class RecoveryRun(BaseAggregate[str]):
     def start(self, *, by: str, at: datetime) -> None:
         """Begin to apply the plan."""
         self._check("approved")
-        if self.approval(self._utc(at)) is None:
-            raise self._refused(
-                f"the approval expired at {self.approvals[-1].expires_at.isoformat()}", "approve the plan again"
-            )
+        self._check_goes_on()
+        self._check_approval(at)
         self._append(RunStarted(**self._key(at), by=by))
 
     def resume(self, *, by: str, at: datetime) -> None:
-        """Go on with a run that has begun and is not over."""
+        """Go on with a run that has begun and is not over; without a backup yet it needs an approval that holds."""
         self._check(*_RESUMABLE)
+        self._check_goes_on()
         if self.started_at is None:
             raise self._refused("it was never started", "apply the plan")
+        if "backup" not in self.steps:
+            self._check_approval(at)
         self._append(RunResumed(**self._key(at), by=by))
 
     def complete_step(self, name: str, results: Mapping[str, Any], at: datetime) -> None:
@@ -285,6 +299,11 @@ class RecoveryRun(BaseAggregate[str]):
         self._check_steps(STEPS[:-1], "the end")
         self._append(RunCompleted(**self._key(at), results=_plain(results)))
 
+    def begin_abort(self, *, by: str, reason: str, at: datetime) -> None:
+        """Begin to give the run up; from here on only `abort` ends it."""
+        self._check("approved", *_RESUMABLE)
+        self._append(AbortBegun(**self._key(at), by=by, reason=reason))
+
     def abort(self, *, by: str, reason: str, results: Mapping[str, Any], at: datetime) -> None:
         """Give the run up; it never goes on after that."""
         self._check("approved", *_RESUMABLE)
@@ -305,6 +324,16 @@ class RecoveryRun(BaseAggregate[str]):
     def _check(self, *statuses: str) -> None:
         if self.status not in statuses:
             raise self._refused(f"the run is {self.status}", _NEXT_STEPS[self.status])
+
+    def _check_goes_on(self) -> None:
+        if self.is_aborting:
+            raise self._refused("an abort of it has begun", "end it with `recover abort`")
+
+    def _check_approval(self, at: datetime) -> None:
+        if self.approval(self._utc(at)) is None:
+            raise self._refused(
+                f"the approval expired at {self.approvals[-1].expires_at.isoformat()}", "approve the plan again"
+            )
 
     def _check_steps(self, needed: Iterable[str], before: str) -> None:
         missing = [name for name in needed if name not in self.steps]

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, select, text
 
 from ledger.recorder import StoreDatastore
 from ledger.recovery_run import (
+    AbortBegun,
     InterventionNeeded,
     ProgressNoted,
     RecoveryRun,
@@ -42,6 +43,7 @@ _EVENTS = (
     | InterventionNeeded
     | RunFailed
     | RunCompleted
+    | AbortBegun
     | RunAborted
 )
 

@@ -36,7 +36,10 @@ _COMPARED_ROWS = 100_000
 
 @dataclass(frozen=True)
 class Drift:
-    """The comparison: accounts compared, accounts that differ, each difference, and what could not be compared."""
+    """The comparison: accounts compared, accounts that differ, each difference, and what could not be compared.
+
+    `why_not` is the first reason why some account could not, empty where only the certificate says it.
+    """
 
     verdict: str
     live: str
@@ -46,6 +49,7 @@ class Drift:
     suspected: list[str]
     uncompared: list[str]
     certificate: Certificate
+    why_not: str = ""
 
 
 def drift(

@@ -16,7 +16,7 @@ import msgspec
 import polars as pl
 from sqlalchemy import Connection, update
 
-from ledger import Ledger, read_model
+from ledger import Ledger, audit, read_model
 from ledger.store import Store
 from ledger.tables import IMPORTED_ACCOUNTS
 from projections import ACCOUNT_STATUS, TRANSACTIONS
@@ -129,24 +129,50 @@ def locks_of(
     return Locks(found, without_time, replay.certificate)
 
 
-def fix_locks(ledger: Ledger, found: Sequence[Lock], *, reason: str = REASON) -> list[Fixed]:
+def fix_locks(ledger: Ledger, found: Sequence[Lock], *, by: str, reason: str = REASON) -> list[Fixed]:
     """Unlock what may be unlocked, each account by itself, and return what became of every lock.
 
-    What fails with one account is told beside what was done with the others.
+    Each unlock is in the audit trail, `by` whom, in the transaction of its event; so are in the end the accounts that
+    need a person. What fails with one account is told beside what was done with the others.
     """
-    done = []
+    ledger_id, done = ledger.store.ledger_id, []
     for lock in found:
         if lock.action != "unlocked":
             success = None if lock.action == "waiting" else False
             done.append(Fixed(lock=lock, action=lock.action, success=success, words=lock.words))
             continue
+        entry = _entry("account.unlocked", lock, by, ledger.clock(), reason=reason)
+
+        def beside(connection: Connection, entry: audit.Entry = entry) -> None:
+            audit.append(connection, ledger_id, [entry])
+
         try:
-            unlock(ledger, lock.account_id, locked_at=lock.locked_at, reason=reason)
+            unlock(ledger, lock.account_id, locked_at=lock.locked_at, reason=reason, beside=beside)
         except LedgerReplayError as error:
             done.append(Fixed(lock=lock, action="failed", success=False, words=str(error)))
         else:
             done.append(Fixed(lock=lock, action="unlocked", success=True, words=lock.words))
+    left = [
+        _entry(
+            "account.not_unlocked",
+            each.lock,
+            by,
+            ledger.clock(),
+            reason=each.words,
+            pending_transactions=each.lock.pending_transactions,
+        )
+        for each in done
+        if each.success is False
+    ]
+    if left:
+        with ledger.store.writing() as connection:
+            audit.append(connection, ledger_id, left)
     return done
+
+
+def _entry(action: str, lock: Lock, by: str, at: datetime, **details: Any) -> audit.Entry:
+    since = {"locked_at": format_time(lock.locked_at), "locked_seconds": lock.locked_seconds}
+    return audit.Entry(action=action, by=by, at=at, account_id=lock.account_id, details=since | details)
 
 
 def unlock(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import msgspec
 import polars as pl
 
-from ledger import Ledger
+from ledger import Ledger, audit
 from ledger.store import Store
 from projections import (
     ACCOUNT_STATUS,
@@ -35,9 +35,12 @@ from replay.gate import Parked
 from replay.store_source import StoreSource
 from schemas.errors import LedgerReplayError, UsageError
 
-__all__ = ["Settled", "Verification", "integrity_findings", "settle_stale", "verify"]
+__all__ = ["STALE", "Settled", "Verification", "integrity_findings", "settle_stale", "verify"]
 
 CLEAN, FINDINGS, INCOMPLETE = "CLEAN", "FINDINGS", "INCOMPLETE"
+
+#: The finding that `settle_stale` does something about.
+STALE = "stale_pending_transaction"
 
 
 @dataclass(frozen=True)
@@ -82,33 +85,60 @@ def verify(
     return Verification(verdict, found, replay.certificate)
 
 
-def settle_stale(store: Store, found: Verification, how: Literal["complete", "cancel"], *, now: datetime) -> Settled:
+def settle_stale(
+    store: Store, found: Verification, how: Literal["complete", "cancel"], *, by: str, now: datetime
+) -> Settled:
     """Complete or cancel every stale pending transaction among the findings, as events effective at `now`.
 
-    Whatever goes wrong with one is told beside what was settled, and the others are still tried.
+    Each is in the audit trail, `by` whom, in the transaction of its event. Whatever goes wrong with one is told beside
+    what was settled, and the others are still tried.
     """
     ledger = Ledger(store, clock=lambda: now)
-    command = ledger.complete if how == "complete" else ledger.cancel
-    stale = found.findings.filter(pl.col("code") == "stale_pending_transaction")
-    settled, refused = [], []
+    stale = found.findings.filter(pl.col("code") == STALE)
+    done = Settled([], [])
     for account_id, transaction_id in stale.select("account_id", "transaction_id").iter_rows():
         try:
-            before = _head_version(store, account_id)
-            version = command(account_id, transaction_id, effective_at=now)
+            reason = _settle(ledger, account_id, transaction_id, how, by=by)
         except LedgerReplayError as error:
-            refused.append((account_id, transaction_id, str(error)))
-            continue
-        if version > before:
-            settled.append((account_id, transaction_id))
+            reason = str(error)
+        if reason is None:
+            done.settled.append((account_id, transaction_id))
         else:
-            reason = f"nothing was appended: version {version} had settled it, and a later event made it pending again"
-            refused.append((account_id, transaction_id, reason))
-    return Settled(settled, refused)
+            done.refused.append((account_id, transaction_id, reason))
+    entries = [
+        audit.Entry(
+            action="transaction.not_settled",
+            by=by,
+            at=now,
+            account_id=account_id,
+            details={"transaction_id": transaction_id, "to": _TO[how], "reason": reason},
+        )
+        for account_id, transaction_id, reason in done.refused
+    ]
+    if entries:
+        with store.writing() as connection:
+            audit.append(connection, store.ledger_id, entries)
+    return done
 
 
-def _head_version(store: Store, account_id: str) -> int:
-    with store.snapshot() as connection:
-        return int(store.heads(connection, [account_id])["version"].sum())
+_TO = {"complete": "completed", "cancel": "cancelled"}
+
+
+def _settle(
+    ledger: Ledger, account_id: str, transaction_id: str, how: Literal["complete", "cancel"], *, by: str
+) -> str | None:
+    """Settle one transaction, with its entry in the audit trail; return why nothing was to be appended."""
+    store, now = ledger.store, ledger.clock()
+    command = ledger.complete if how == "complete" else ledger.cancel
+    with ledger.together() as connection:
+        before = int(store.heads(connection, [account_id])["version"].sum())
+        version = command(account_id, transaction_id, effective_at=now)
+        if version <= before:
+            return f"nothing was appended: version {version} had settled it, and a later event made it pending again"
+        details = {"transaction_id": transaction_id, "to": _TO[how], "version": version}
+        entry = audit.Entry(action="transaction.settled", by=by, at=now, account_id=account_id, details=details)
+        audit.append(connection, store.ledger_id, [entry])
+    return None
 
 
 def integrity_findings(replay: Replay, now: datetime) -> pl.DataFrame:

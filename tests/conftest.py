@@ -22,7 +22,8 @@ FULL = bool(os.environ.get("LEDGER_REPLAY_TEST_FULL"))
 REQUIRED = frozenset(filter(None, os.environ.get("LEDGER_REPLAY_TEST_REQUIRE", "").split(",")))
 SUITES = ("kafka", "mariadb", "object_store", "postgres")
 
-settings.register_profile("sample", deadline=None, print_blob=True)
+# Few, since there are many such tests; all the more in full.
+settings.register_profile("sample", deadline=None, print_blob=True, max_examples=40)
 settings.register_profile("full", deadline=None, print_blob=True, max_examples=2_000)
 settings.load_profile("full" if FULL else "sample")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,26 @@ from live_tables import COLUMNS, Live
 from samples import opened, recorded, store_rows
 from sqlalchemy import select
 
+from console.reports.recovery import numbers_of
 from ledger import Ledger, Store, audit
+from ledger.importing.file_copy import FileCopy
 from ledger.recovery_runs import Runs
 from replay import balances
 from replay.comparison.live_table import LiveTable
 from replay.recovery import outcome
+from replay.recovery.check import Places, check_system
+from replay.recovery.healed import Healing
 from replay.recovery.plan import Plan, run_of
 from replay.recovery.planning import Policy, make_plan
 from replay.recovery.work import Options, Surroundings, Work
 
 __all__ = [
+    "COPY_FILE",
     "NOW",
+    "REPORT",
     "account_entries",
     "approved",
+    "around_of",
     "audit_is_whole",
     "contents",
     "damage",
@@ -38,7 +47,11 @@ __all__ = [
 
 #: After every event of a history, so that what is pending is stale and what is locked is stuck.
 NOW = datetime(2024, 3, 20, 12, tzinfo=UTC)
+#: In the folder of a scene, the copy of the stream that what the store has lost comes back from.
+COPY_FILE = "events.jsonl"
 POLICY = Policy(settle="cancel")
+#: The file of the report in the data folder.
+REPORT = "report.json"
 #: Every so many accounts has one of each damage.
 EVERY = 20
 
@@ -124,6 +137,24 @@ def work_on(store: Store, plan: Plan, target: Any, data: Path, **options: Any) -
     around = options.pop("around", Surroundings())
     made = Options(**{"by": "operator", "holder": "one", "now": lambda: NOW, "sleep": lambda _: None} | options)
     return Work(store=store, plan=plan, target=target, data=data, options=made, around=around)
+
+
+def around_of(store: Store, plan: Plan, data: Path) -> Surroundings:
+    """Return surroundings that check the system, heal, count accounts, and write a report, all in one folder."""
+
+    def report(ending: Mapping[str, Any]) -> dict[str, Any]:
+        with store.snapshot() as connection:
+            numbers = numbers_of(audit.entries(connection, run=run_of(plan)))
+        content = msgspec.json.encode({"ending": ending, "numbers": numbers}, order="sorted")
+        (data / REPORT).write_bytes(content)
+        return {"files": [{"file": REPORT, "sha256": hashlib.sha256(content).hexdigest()}]}
+
+    return Surroundings(
+        check=lambda: check_system(store, places=Places(folder=data), now=NOW),
+        healing=lambda: Healing(str(plan.heal_source), FileCopy(data / COPY_FILE)),
+        reconcile=lambda: {"accounts": len(truth(store))},
+        report=report,
+    )
 
 
 def account_entries(store: Store, run: str) -> list[tuple[Any, ...]]:

@@ -11,13 +11,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from copies import stream_of
+from ledgers import lose_event
 from live_tables import Live
-from recoveries import account_entries, approved, audit_is_whole, contents, damage, history, live_of, planned
+from recoveries import (
+    COPY_FILE,
+    REPORT,
+    account_entries,
+    approved,
+    audit_is_whole,
+    contents,
+    damage,
+    history,
+    live_of,
+    planned,
+)
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from ledger import Store, fence
+from ledger.importing.file_copy import FileCopy
 from ledger.recovery_runs import Runs
+from replay.recovery.healed import Healing
 from replay.recovery.outcome import outcomes, totals
 from replay.recovery.plan import Plan, run_of, write_plan
 
@@ -30,12 +45,13 @@ KILLED = -9
 
 
 class End(NamedTuple):
-    """What counts of a run that is over: what others see, what the audit trail has of accounts, and the totals."""
+    """What counts of a run that is over: what others see, what the audit trail has of accounts, totals, and report."""
 
     status: str
     live: list[tuple[Any, ...]]
     entries: list[tuple[Any, ...]]
     totals: bytes
+    report: bytes | None
     is_whole: bool
     is_fenced: bool
 
@@ -45,11 +61,18 @@ class Scene:
 
     def __init__(self, folder: Path, url: str, live_url: str, accounts: int) -> None:
         self.folder, self.url, self.live_url = folder, url, live_url
+        #: How long the last process was at work that came to its end.
+        self.seconds = 0.0
         with self.opened() as (store, live):
             live.table.create(live.engine)
             history(store, accounts)
             damage(store, live)
-            self.plan: Plan = approved(store, planned(store, live_of(live)))
+            copy = folder / COPY_FILE
+            copy.write_bytes(b"".join(b"%s\n" % line for part in stream_of(store) for line in part if line))
+            lose_event(store, "a00003", 3)
+            healing = Healing(f"file {copy}", FileCopy(copy))
+            self.plan: Plan = approved(store, planned(store, live_of(live), heal=healing))
+            assert self.plan.heal
         write_plan(self.plan, folder / "plan.json")
         self.keep()
 
@@ -81,10 +104,12 @@ class Scene:
         words: list[str] = []
         try:
             words.append(heard.recv())
+            began = time.monotonic()
             if kill_after is not None:
                 time.sleep(kill_after)
                 process.kill()
             words.append(heard.recv())
+            self.seconds = time.monotonic() - began
         except EOFError:
             pass
         finally:
@@ -98,7 +123,7 @@ class Scene:
     def end(self) -> End:
         """Return how things are."""
         with self.opened() as (store, live):
-            recovery = Runs(store).get(self.run)
+            recovery, report = Runs(store).get(self.run), self.folder / REPORT
             with store.snapshot() as connection:
                 found = totals(outcomes(connection, self.run).values())
                 state = fence.state(connection)
@@ -107,6 +132,7 @@ class Scene:
                 live=contents(live),
                 entries=account_entries(store, self.run),
                 totals=msgspec.json.encode(found),
+                report=report.read_bytes() if report.exists() else None,
                 is_whole=audit_is_whole(store),
                 is_fenced=state is not None and state.is_up,
             )
@@ -118,6 +144,7 @@ class Scene:
     def reset(self) -> None:
         """Make everything what it was when it was kept."""
         shutil.rmtree(self.folder / "recovery", ignore_errors=True)
+        (self.folder / REPORT).unlink(missing_ok=True)
 
 
 class SqliteScene(Scene):

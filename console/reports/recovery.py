@@ -18,7 +18,7 @@ from console.reports.model import Figure, Report
 from console.words import count, live_rows
 from ledger.audit import Head, Recorded
 from ledger.recovery_run import RecoveryRun
-from replay.recovery.outcome import ACTIONS, by_account, totals
+from replay.recovery.outcome import by_account, final_entries, last_tries, planned_accounts, totals
 from replay.recovery.plan import Plan
 from schemas import format_time
 
@@ -60,9 +60,8 @@ class Reported:
 
 def numbers_of(entries: Iterable[Recorded]) -> dict[str, Any]:
     """Return what the entries of a run add up to, as JSON has it: accounts by outcome, points, and events."""
-    found = list(entries)
-    accounts = {each.account_id: each for each in found if each.action in ACTIONS}
-    summed: dict[str, Any] = msgspec.to_builtins(totals(accounts.values()))
+    found = last_tries(entries)
+    summed: dict[str, Any] = msgspec.to_builtins(totals(final_entries(found).values(), planned_accounts(found)))
     del summed["left"]
     actions = Counter(each.action for each in found)
     return summed | {name: actions[action] for name, action in _COUNTED.items()}
@@ -71,7 +70,7 @@ def numbers_of(entries: Iterable[Recorded]) -> dict[str, Any]:
 def recovery_report(done: Reported) -> Report:
     """Return the report of a run, whatever has become of it so far."""
     numbers = numbers_of(done.entries)
-    outcomes = {str(each.account_id): each for each in done.entries if each.action in ACTIONS}
+    outcomes = final_entries(done.entries)
     steps = done.recovery.steps
     left = sections.left_for_person(done.plan, outcomes, done.entries, steps)
     return Report(
@@ -92,7 +91,7 @@ def recovery_report(done: Reported) -> Report:
             sections.steps(steps, done.entries),
             sections.reconciliation(steps.get("reconcile", {})),
             sections.certificates(steps),
-            sections.approvals(done.recovery),
+            sections.approvals(done.entries),
             sections.versions(done.versions),
         ],
         document=_document(done, numbers, outcomes, left),
@@ -179,7 +178,7 @@ def _document(
             "drifted": plan.drifted,
             "heal_source": plan.heal_source,
         },
-        "approvals": [each._asdict() for each in run.approvals],
+        "approvals": sections.approved(done.entries),
         "started_by": run.started_by,
         "started_at": run.started_at,
         "numbers": numbers,

@@ -12,10 +12,10 @@ import polars as pl
 from console.reports.model import Bars, Entry, Section
 from console.words import count
 from ledger.audit import Recorded
-from ledger.recovery_run import STEPS, RecoveryRun
+from ledger.recovery_run import STEPS
 from replay.certificate import Certificate
 from replay.differences import Value
-from replay.recovery.outcome import DONE, OUTCOMES, by_account
+from replay.recovery.outcome import DONE, OUTCOMES, by_account, last_tries
 from replay.recovery.plan import Change, Plan
 from replay.recovery.targets import ROW, values_of_text
 from schemas import format_time
@@ -24,6 +24,7 @@ __all__ = [
     "ForPerson",
     "accounts",
     "approvals",
+    "approved",
     "by_class",
     "certificates",
     "events",
@@ -37,6 +38,7 @@ __all__ = [
     "wrong",
 ]
 
+_NOT_DONE = ("transaction.not_settled", "account.not_unlocked", "row.not_unlocked", "row.not_restored")
 #: Rows and entries that a page has; the JSON report has all.
 ACCOUNTS_SHOWN_MAX = 500
 PERSON_SHOWN_MAX = 500
@@ -60,6 +62,7 @@ _OUTCOMES = {
     "moved_since": "the account went on after the plan was made; left as it is",
     "other_than_log": "the log does not say what the plan says; left as it is",
     "failed": "live did not take the correction",
+    "restored": "corrected, and put back when the run was given up",
 }
 
 
@@ -180,8 +183,8 @@ def left_for_person(
         if entry is not None and outcome not in DONE:
             reason = str(entry.details.get("reason") or _OUTCOMES[outcome])
             left.append(ForPerson(outcome, account_id, reason, [(each.field, _told(each)) for each in changes]))
-    for entry in entries:
-        if entry.action in ("transaction.not_settled", "account.not_unlocked", "row.not_restored"):
+    for entry in last_tries(entries):
+        if entry.action in _NOT_DONE:
             facts = [(name, str(value)) for name, value in entry.details.items() if name != "reason"]
             kind = entry.action.partition(".")[2]
             left.append(ForPerson(kind, entry.account_id or "", str(entry.details.get("reason", "")), facts))
@@ -287,9 +290,19 @@ def certificates(results: Mapping[str, Mapping[str, Any]]) -> Section:
     )
 
 
-def approvals(recovery: RecoveryRun) -> Section:
+def approved(entries: Sequence[Recorded]) -> list[dict[str, str]]:
+    """Return who approved the plan, when, why and until when, as the audit trail has it."""
+    found = [each for each in entries if each.action == "plan.approved"]
+    return [{"by": each.by, "at": format_time(each.at), **_approval(each.details)} for each in found]
+
+
+def _approval(details: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(details.get(name, "")) for name in ("reason", "expires_at")}
+
+
+def approvals(entries: Sequence[Recorded]) -> Section:
     """Return who approved the plan, and why."""
-    rows = [(each.by, format_time(each.at), format_time(each.expires_at), each.reason) for each in recovery.approvals]
+    rows = [(each["by"], each["at"], each["expires_at"], each["reason"]) for each in approved(entries)]
     names = ("by", "at", "until", "reason")
     return Section(title="Approvals", table=_table(rows, dict.fromkeys(names, pl.String)))
 

@@ -86,6 +86,7 @@ class _Looks:
             suspected=sorted(self._suspected),
             uncompared=sorted(self._uncompared),
             certificate=certificate,
+            why_not=next(iter(self._uncompared.values()), ""),
         )
 
     def _round(self) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from sqlalchemy import Connection
 
 from ledger import audit
-from replay.recovery.backup import RawRow, check_backup, read_backup
+from replay.recovery.backup import RawRow, check_backup, raw_row, read_backup
 from replay.recovery.failpoints import failpoint
-from replay.recovery.outcome import by_account, noted_accounts
+from replay.recovery.outcome import by_account, noted_accounts, outcomes
 from replay.recovery.own_target import OwnReadModel
 from replay.recovery.plan import Change
-from replay.recovery.rows import Side, side
+from replay.recovery.rows import Side, is_as_made, side
+from replay.recovery.steps_events import record_healed
 from replay.recovery.steps_own import promoted
 from replay.recovery.steps_unlock import UNLOCKED
 from replay.recovery.table_target import TableTarget, Write
@@ -25,12 +27,15 @@ from replay.recovery.table_values import RawValues
 from replay.recovery.targets import ROW, LiveRow
 from replay.recovery.work import At, Work
 
-__all__ = ["Aborted", "put_back"]
+__all__ = ["Aborted", "put_back", "with_events"]
 
 ACCOUNTS_AT_ONCE = 500
 LISTED_MAX = 1_000
 #: Entries of events that stay.
 _EVENTS = ("event.healed", "transaction.settled", "account.adjusted", "account.unlocked")
+
+
+_FILLED = "the run made its live row, and somebody has filled it since"
 
 
 class Stays(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +51,7 @@ class Aborted(msgspec.Struct, frozen=True, kw_only=True):
 
     `restored` live rows are as before; `as_before` were announced and never changed; `not_restored` were changed by
     somebody else since, or did not take it, with the reason. `generation` is that of our own read model that is live
-    again. `events` are counted by action, and `stay` lists them.
+    again. `events` are counted by action, and `stay` lists them. `notes` are what is worth saying beside it.
     """
 
     restored: int = 0
@@ -55,20 +60,28 @@ class Aborted(msgspec.Struct, frozen=True, kw_only=True):
     generation: int | None = None
     events: dict[str, int] = {}
     stay: list[Stays] = []
+    notes: list[str] = []
 
 
 def put_back(work: Work) -> Aborted:
     """Put back what the run changed in live, and list what it appended."""
     failpoint("abort:begun")
+    record_healed(work)
     found = _own(work, work.target) if isinstance(work.target, OwnReadModel) else _table(work, work.target)
     with work.store.snapshot() as connection:
-        entries = audit.entries(connection, run=work.run, actions=_EVENTS)
+        found = with_events(found, connection, work.run)
+    failpoint("abort:done")
+    return found
+
+
+def with_events(found: Aborted, connection: Connection, run: str) -> Aborted:
+    """Return it with the events that the run appended, which stay."""
+    entries = audit.entries(connection, run=run, actions=_EVENTS)
     counts = {action: sum(each.action == action for each in entries) for action in _EVENTS}
     stay = [
         Stays(action=each.action, account_id=str(each.account_id), details=each.details)
         for each in entries[:LISTED_MAX]
     ]
-    failpoint("abort:done")
     return msgspec.structs.replace(found, events=counts, stay=stay)
 
 
@@ -81,7 +94,8 @@ def _own(work: Work, target: OwnReadModel) -> Aborted:
     with work.changing() as (_, connection):
         is_back = target.put_back(connection, live=announced, before=before)
         if is_back:
-            work.record(connection, [work.entry("row.restored", generation=before)])
+            generations = {"from": announced, "to": before}
+            work.record(connection, [work.entry("row.restored", generation=before, **generations)])
     if is_back or target.generation() == before:
         return Aborted(generation=before)
     reason = f"generation {target.generation()} is live by now, and it is not this run's"
@@ -93,11 +107,13 @@ def _table(work: Work, target: TableTarget) -> Aborted:
         noted = noted_accounts(connection, work.run, "correct") | noted_accounts(connection, work.run, "unlock")
         again = noted_accounts(connection, work.run, "abort")
         done = {each.account_id for each in audit.entries(connection, run=work.run, actions=["row.restored"])}
+        told = outcomes(connection, work.run)
     if not noted:
         return Aborted()
     backup = work.state().steps["backup"]
     check_backup(work.folder, backup["sha256"], backup["accounts"])
-    before = _Before(work, target.raw_values)
+    made = {name: raw_row(each.details["row"]) for name, each in told.items() if "row" in each.details}
+    before = _Before(work, target.raw_values, made)
     accounts = sorted(noted - done)
     as_before, not_restored = 0, list[tuple[str, str]]()
     for start in range(0, len(accounts), ACCOUNTS_AT_ONCE):
@@ -120,20 +136,27 @@ def _put_back(work: Work, target: TableTarget, kept: Mapping[str, _Kept], again:
         work.record(connection, [work.entry("correcting", step="abort", accounts=changed)])
     failpoint("batch:noted")
     found = {account_id: _reason(state, account_id in again) for account_id, state in states.items()}
-    found |= _written(target, kept, changed) if changed else {}
+    found |= _written(work, target, kept, changed) if changed else {}
     failpoint("batch:written")
-    entries = [_entry(work, account_id, reason) for account_id, reason in found.items() if reason is not None]
+    entries = [
+        _entry(work, kept[account_id], rows.get(account_id), reason)
+        for account_id, reason in found.items()
+        if reason is not None
+    ]
     with work.changing() as (_, connection):
         work.record(connection, entries)
     failpoint("batch:done")
     return found
 
 
-def _written(target: TableTarget, kept: Mapping[str, _Kept], changed: Sequence[str]) -> dict[str, str | None]:
+def _written(
+    work: Work, target: TableTarget, kept: Mapping[str, _Kept], changed: Sequence[str]
+) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     tried: set[str] = set()
 
     def decide(rows: Mapping[str, LiveRow]) -> list[Write]:
+        work.still()
         writes = []
         for account_id in changed:
             row = rows.get(account_id)
@@ -155,20 +178,28 @@ def _reason(state: str, is_ours: bool) -> str | None:
     return "" if state == "after" else state
 
 
-def _entry(work: Work, account_id: str, reason: str) -> audit.Entry:
+def _entry(work: Work, kept: _Kept, row: LiveRow | None, reason: str) -> audit.Entry:
+    """Return the entry of one row; of one that is back, from what and to what, `row` being what it was before."""
     if reason:
-        return work.entry("row.not_restored", account_id, reason=reason)
-    return work.entry("row.restored", account_id)
+        return work.entry("row.not_restored", kept.account_id, reason=reason)
+    back = [{"field": each.field, "from": each.to, "to": each.from_} for each in kept.changes]
+    is_locked = row is not None and row.values is not None and row.values["status"] == "locked"
+    # Where an abort was killed before it could note that a row is back, it was unlocked, for all that is known.
+    if kept.locked_at is not None and not (is_locked and kept.state(row) == "after"):
+        back.append({"field": "status", "from": UNLOCKED["status"], "to": "locked"})
+        back.append({"field": "locked_at", "from": UNLOCKED["locked_at"], "to": kept.locked_at})
+    return work.entry("row.restored", kept.account_id, changes=back)
 
 
 class _Before:
     """The rows of the backup, with what the run may have made of them."""
 
-    def __init__(self, work: Work, raw_values: RawValues) -> None:
+    def __init__(self, work: Work, raw_values: RawValues, made: Mapping[str, RawRow]) -> None:
         self._folder = work.folder
         self._raw_values = raw_values
         self._groups = by_account(work.plan)
-        self._unlock = {each.account_id for each in work.plan.unlock}
+        self._unlock = {each.account_id: each.locked_at for each in work.plan.unlock}
+        self._made = made
 
     def of(self, account_ids: Iterable[str]) -> dict[str, _Kept]:
         """Return some accounts, in the order of the backup, which is that of the ids."""
@@ -176,18 +207,24 @@ class _Before:
         found = {}
         for account_id, raw in read_backup(self._folder, wanted):
             changes = self._groups.get(account_id, [])
-            found[account_id] = _Kept(account_id, raw, changes, account_id in self._unlock, self._raw_values)
+            locked_at, made = self._unlock.get(account_id), self._made.get(account_id)
+            found[account_id] = _Kept(account_id, raw, changes, locked_at, self._raw_values, made)
         return found
 
 
 class _Kept(NamedTuple):
-    """One account: its row before (None where it had none), and the changes that the run may have made."""
+    """One account: its row before (None where it had none), and the changes that the run may have made.
+
+    `locked_at` is since when it was locked, None where the run does not unlock it.
+    `made` is its row as the run made it, None where it did not, or was killed before it could note that.
+    """
 
     account_id: str
     raw: RawRow | None
     changes: Sequence[Change]
-    is_unlocked: bool
+    locked_at: str | None
     raw_values: RawValues
+    made: RawRow | None
 
     def state(self, row: LiveRow | None) -> str:
         """Return `before`, or `after` where it is what the run made of it, else what somebody else did."""
@@ -198,7 +235,7 @@ class _Kept(NamedTuple):
         if self.raw is not None and all(row.raw[name] == self.raw[name] for name in self._columns):
             return "before"
         if not self._is_deleted and any(self._is(row, after) for after in self._afters):
-            return "after"
+            return "after" if self.raw is not None or self._is_as_made(row) else _FILLED
         return "its live row was changed since by somebody else"
 
     def write(self, row: LiveRow | None) -> Write:
@@ -207,6 +244,18 @@ class _Kept(NamedTuple):
             return Write(self.account_id, row, None)
         columns = self.raw if row is None else {name: self.raw[name] for name in self._columns}
         return Write(self.account_id, row, columns)
+
+    @property
+    def is_unlocked(self) -> bool:
+        """Whether the run may have unlocked it."""
+        return self.locked_at is not None
+
+    def _is_as_made(self, row: LiveRow) -> bool:
+        made, values = self.made, self.raw_values
+        if made is not None and self.is_unlocked:
+            # These the run may have written after it, and they were compared by what they mean.
+            made = {**made} | {name: row.raw[name] for name in map(values.column, UNLOCKED) if name in row.raw}
+        return is_as_made(row, made, side(self.changes, "to"), values)
 
     @property
     def _is_deleted(self) -> bool:

@@ -12,11 +12,14 @@ from eventsourcing.persistence import PersistenceError
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import fence
+from ledger.audit_runs import told_results
 from ledger.recovery_run import STEPS, RecoveryRun
 from replay.recovery.abort import Aborted, put_back
 from replay.recovery.failpoints import failpoint
+from replay.recovery.healed import is_of_copy
 from replay.recovery.outcome import DONE
 from replay.recovery.own_target import OwnReadModel
+from replay.recovery.parts import counted
 from replay.recovery.plan import Plan, read_plan, write_plan
 from replay.recovery.steps_check import Fingerprints, back_up, check, fingerprints, refuse_other
 from replay.recovery.steps_correct import correct_table
@@ -25,7 +28,7 @@ from replay.recovery.steps_own import correct_own
 from replay.recovery.steps_unlock import unlock
 from replay.recovery.steps_verify import verify
 from replay.recovery.work import Work, run_folder
-from schemas.errors import LedgerReplayError, PositionMoved, RefusedError, StoreError, UsageError
+from schemas.errors import LedgerReplayError, PositionMoved, StoreError, UsageError
 
 __all__ = ["Applied", "DryRun", "abort", "apply", "dry_run", "plan_of", "resume"]
 
@@ -109,7 +112,11 @@ def abort(work: Work, *, reason: str) -> Aborted:
     Events stay, and are listed. Raises as `apply`.
     """
     refuse_other(work, work.state(), needs_copy=False)
-    with _leased(work, _refuse_over, None):
+
+    def begin(recovery: RecoveryRun) -> None:
+        recovery.begin_abort(by=work.options.by, reason=reason, at=work.now)
+
+    with _leased(work, begin, "run.abort_begun"):
         results = put_back(work)
         if work.around.go_on is not None and _is_fenced(work):
             work.around.go_on()
@@ -118,8 +125,25 @@ def abort(work: Work, *, reason: str) -> Aborted:
         def end(recovery: RecoveryRun) -> None:
             recovery.abort(by=work.options.by, reason=reason, results=plain, at=work.now)
 
-        _end(work, end, "run.aborted", {"reason": reason, "restored": results.restored})
+        told = told_results(plain)
+        _end(work, end, "run.aborted", {"reason": reason, "restored": results.restored, **told})
+    return _reported(work, results, reason)
+
+
+def _reported(work: Work, results: Aborted, reason: str) -> Aborted:
+    """Write the report of a run that was given up, which is over already: that none could be written is a note."""
+    if work.around.report is None:
         return results
+    try:
+        with _named(work):
+            files = dict(work.around.report({"status": "aborted", "reason": reason}))
+            with work.store.writing() as connection:
+                work.record(connection, [work.entry("report.written", **files)])
+    except LedgerReplayError as error:
+        notes = [f"the report could not be written: {error}; `recover report` writes it"]
+    else:
+        notes = [f"report: {each['file']}" for each in files.get("files", ())]
+    return msgspec.structs.replace(results, notes=[*results.notes, *notes])
 
 
 def _keep_plan(work: Work) -> None:
@@ -132,14 +156,14 @@ def _keep_plan(work: Work) -> None:
 
 
 @contextmanager
-def _leased(work: Work, begin: Callable[[RecoveryRun], None], action: str | None) -> Iterator[None]:
+def _leased(work: Work, begin: Callable[[RecoveryRun], None], action: str) -> Iterator[None]:
     """Take the lease and begin; an error within ends the run as failed, and gives the lease back."""
     options = work.options
     with _named(work), work.runs.changing(work.run) as (recovery, connection):
         fence.take(connection, work.run, options.holder, now=work.now, lease=options.lease)
         begin(recovery)
-        if action is not None:
-            work.record(connection, [work.entry(action, plan=work.plan.hash)])
+        accounts = len({each.account_id for each in work.plan.changes})
+        work.record(connection, [work.entry(action, plan=work.plan.hash, accounts=accounts)])
     work.has_lease = True
     try:
         with _named(work):
@@ -153,7 +177,7 @@ def _leased(work: Work, begin: Callable[[RecoveryRun], None], action: str | None
 @contextmanager
 def _named(work: Work) -> Iterator[None]:
     """Turn what the libraries and the system raise into this project's errors."""
-    next_step = "mend that, then `recover resume`; until then writers stay fenced, see `recover status`"
+    next_step = "mend that, then `recover resume`; `recover status` says whether writers are fenced until then"
     try:
         yield
     except OSError as error:
@@ -185,13 +209,6 @@ def _failed(work: Work, error: BaseException) -> None:
         work.alert("recovery_failed", {"error": reason})
     for note in work.notes:
         error.add_note(note)
-
-
-def _refuse_over(recovery: RecoveryRun) -> None:
-    if recovery.is_over or recovery.status == "planned":
-        raise RefusedError(
-            f"the run is {recovery.status}", where=f"run {recovery.id!r}", next_step="see `recover status`"
-        )
 
 
 def _steps(work: Work, *, again_from: str | None = None) -> Applied:
@@ -251,6 +268,9 @@ def _raise_fence(work: Work) -> None:
     failpoint("fence:raised")
     if work.around.pause is not None:
         work.around.pause()
+        # It may have taken longer than the lease, and somebody else may have the run by now.
+        with work.store.writing() as connection:
+            work.renew(connection)
 
 
 def _is_fenced(work: Work) -> bool:
@@ -264,10 +284,12 @@ def _ending(work: Work) -> dict[str, Any]:
     steps = work.state().steps
     correct, verdict = steps["correct"], steps["verify"]["verdict"]
     left = {name: count for name, count in correct["outcomes"].items() if count and name not in DONE}
-    reasons = [f"{count:,} {_WORDS[name]}" for name, count in left.items()]
+    reasons = [counted(count, *_WORDS[name]) for name, count in left.items()]
     if verdict != "EQUAL":
         count = len(steps["verify"]["drifted"]) + len(steps["verify"]["uncompared"])
-        reasons.append(f"live is {verdict} for {count:,} accounts of the plan after it")
+        words = counted(count, "account", "accounts")
+        reasons.append(f"live {_verdict_words(verdict)} for {words} of the plan after it")
+    reasons += [counted(*each) for each in _undone(work.plan, steps) if each[0]]
     return {
         "status": NEEDS_PERSON if reasons else COMPLETED,
         "reason": "; ".join(reasons),
@@ -280,12 +302,52 @@ def _ending(work: Work) -> dict[str, Any]:
     }
 
 
+def _verdict_words(verdict: str) -> str:
+    return "is not EQUAL to the log" if verdict == "DRIFT" else "cannot be compared whole with the log"
+
+
+def _undone(plan: Plan, steps: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[int, str, str]]:
+    """Yield how much was not done of what is no correction of a live row, and what one is, and several."""
+    yield len(steps["heal"]["missing"]), "lost event did not come back", "lost events did not come back"
+    yield (
+        len(steps["settle"]["refused"]),
+        "transaction or adjustment was refused",
+        "transactions or adjustments were refused",
+    )
+    yield len(steps["unlock"]["not_unlocked"]), "account was not unlocked", "accounts were not unlocked"
+    yield (
+        len(steps["unlock"]["not_in_live"]),
+        "account was unlocked in the log and not in live",
+        "accounts were unlocked in the log and not in live",
+    )
+    unread = [each for each in plan.left if each.kind in _UNREAD and not is_of_copy(each)]
+    yield (
+        len(unread),
+        "live row could not be read or compared when it was planned",
+        "live rows could not be read or compared when it was planned",
+    )
+
+
+#: What a plan leaves since nobody knows what live has; what else it leaves it only names.
+_UNREAD = ("unreadable", "uncompared")
 _WORDS = {
-    "waiting": "accounts wait for a person to decide",
-    "changed_since": "accounts have live rows that were changed after the plan was made",
-    "moved_since": "accounts went on in the log after the plan was made",
-    "other_than_log": "accounts are in the log other than in the plan",
-    "failed": "accounts have live rows that did not take the correction",
+    "waiting": ("account waits for a person to decide", "accounts wait for a person to decide"),
+    "changed_since": (
+        "account has a live row that was changed after the plan was made",
+        "accounts have live rows that were changed after the plan was made",
+    ),
+    "moved_since": (
+        "account went on in the log after the plan was made",
+        "accounts went on in the log after the plan was made",
+    ),
+    "other_than_log": (
+        "account is in the log other than in the plan",
+        "accounts are in the log other than in the plan",
+    ),
+    "failed": (
+        "account has a live row that did not take the correction",
+        "accounts have live rows that did not take the correction",
+    ),
 }
 
 

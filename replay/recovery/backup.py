@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +22,7 @@ from replay.recovery.table_values import Undecoded
 from replay.recovery.targets import LiveRow
 from schemas.errors import RefusedError, StoreError
 
-__all__ = ["Backup", "check_backup", "read_backup", "write_backup"]
+__all__ = ["Backup", "RawRow", "check_backup", "plain_row", "raw_row", "read_backup", "write_backup"]
 
 FILE = "backup.jsonl"
 CHECKSUM = "backup.jsonl.sha256"
@@ -94,30 +94,35 @@ def check_backup(folder: Path, sha256: str, accounts: int) -> None:
         raise _unreadable(folder, "it does not read as it was written")
 
 
-def read_backup(folder: Path, account_ids: Container[str]) -> Iterator[tuple[str, RawRow | None]]:
+def read_backup(folder: Path, account_ids: Container[str]) -> Generator[tuple[str, RawRow | None]]:
     """Yield accounts and their raw rows, as the driver gave them; StoreError where the file cannot be read."""
     try:
         with (folder / FILE).open("rb") as file:
             for line in file:
                 read = msgspec.json.decode(line, type=_Line)
                 if read.account_id in account_ids:
-                    yield read.account_id, _raw(read)
+                    yield read.account_id, None if read.row is None else raw_row(read.row)
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         raise _unreadable(folder, str(error)) from error
 
 
+def plain_row(raw: RawRow) -> dict[str, Any]:
+    """Return a raw row as JSON can have it; RefusedError where a value of it cannot be kept."""
+    return {name: _kept(name, value) for name, value in raw.items()}
+
+
+def raw_row(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw row that `plain_row` made plain."""
+    return {name: _given(value) for name, value in plain.items()}
+
+
 def _line(account_id: str, row: LiveRow | None) -> bytes:
-    kept = None if row is None else {name: _kept(name, value) for name, value in row.raw.items()}
+    kept = None if row is None else plain_row(row.raw)
     return msgspec.json.encode(_Line(account_id, kept)) + b"\n"
 
 
-def _raw(read: _Line) -> dict[str, Any] | None:
-    return None if read.row is None else {name: _given(value) for name, value in read.row.items()}
-
-
 def _as_row(read: _Line) -> LiveRow | None:
-    raw = _raw(read)
-    return None if raw is None else LiveRow(read.account_id, raw, None)
+    return None if read.row is None else LiveRow(read.account_id, raw_row(read.row), None)
 
 
 def _kept(name: str, value: Any) -> Any:

@@ -2,7 +2,8 @@
 
 ok          everything is whole
 minor       the log is whole; live rows are wrong, or something else has to be mended
-major       the store is not whole, but partly, or there is a whole copy to replay from
+major       the store is not whole, but partly, or there is a whole copy to replay from; or its disk is full, and
+            nobody can say how it is before there is room
 critical    nothing is whole that could be replayed
 """
 
@@ -24,13 +25,15 @@ from replay.drift import Drift
 from replay.engine import Progress
 from replay.recovery.copy_parts import archive_part, live_part, topic_part
 from replay.recovery.loss import Loss, points_wrong, wrong_accounts
-from replay.recovery.parts import Part, PartName, failed_part, guarded
+from replay.recovery.parts import NO_ROOM, Part, PartName, failed_part, guarded
 from replay.recovery.store_parts import (
     FreeBytes,
     Seen,
     accounts_part,
     disk_part,
+    file_folder,
     free_bytes,
+    has_room,
     heads_part,
     look,
     store_part,
@@ -50,13 +53,15 @@ _FINE = ("ok", "none")
 class Places:
     """Where the parts of the system are; each is asked when its turn comes, and may raise whatever it likes.
 
-    `folder` is that of backups, `store_error` why there is no store. `topic` replays the topic, beside the store or
+    `folder` is that of backups, `store_folder` that of the store's file where it is one and there is no store, and
+    `store_error` why there is none. `topic` replays the topic, beside the store or
     without one, `archive` checks the archive, `live` compares live rows with the log; each gives None where there is no
     such thing. `live_open` only opens the table of the live rows. `copies` try, by name, what a copy
     would bring back: a heal with `dry_run`. `free` says how many bytes may be written in a folder.
     """
 
     folder: Path
+    store_folder: Path | None = None
     store_error: Exception | None = None
     topic: Callable[[Store | None], Certificate | None] | None = None
     archive: Callable[[Store | None], Checked | None] | None = None
@@ -102,6 +107,7 @@ class _Check:
         self._places = places
         self._progress = progress
         self._error: Exception | None = places.store_error
+        self._store_folder = places.store_folder if store is None else file_folder(store)
         self._seen: Seen | None = None
         self._drift: Drift | None = None
         if store is not None:
@@ -141,7 +147,8 @@ class _Check:
         if name != "store":
             return Part(name=name, state="unknown", words="the store cannot be read, so nobody knows")
         error = self._error or StoreError("there is no store", next_step="check --data and --store")
-        found = failed_part(name, error)
+        is_full = self._store_folder is not None and not has_room(self._store_folder, self._places.free)
+        found = failed_part(name, error, is_full=is_full)
         is_gone = isinstance(error, UsageError) and not isinstance(error, ConfigurationError)
         return msgspec.structs.replace(found, state="lost") if is_gone else found
 
@@ -176,7 +183,7 @@ class _Check:
     def _disk(self) -> Part:
         known = [] if self._seen is None else [self._seen.certificate.accounts]
         known += [] if self._drift is None else [self._drift.compared]
-        return disk_part(self._store, self._places.folder, max(known, default=None), self._places.free)
+        return disk_part(self._store_folder, self._places.folder, max(known, default=None), self._places.free)
 
     def _healable(self, untried: dict[str, str]) -> dict[str, int]:
         """Return how many events each copy would bring back, and note those that could not be tried."""
@@ -206,6 +213,7 @@ class _Check:
             else seen.missing.events + by_name["heads"].details.get("events_missing", 0),
             events_damaged=None if seen is None else seen.missing.damaged,
             heads_missing=None if seen is None else seen.missing.heads,
+            accounts_missing=None if seen is None else by_name["heads"].details.get("accounts_missing", 0),
             events_healable=max(healable.values(), default=None),
             healable_from=[*from_copies, *(name for name in copies if self._store is None or name == "the archive")],
             drifted=None if found is None else wrong_accounts(found),
@@ -224,7 +232,9 @@ def _severity(parts: Sequence[Part]) -> Severity:
     if not _is_whole(parts):
         has_copy = any(by_name[name].state == "ok" for name in ("topic", "archive"))
         is_partly = by_name["store"].state in ("ok", "degraded")
-        return "major" if is_partly or has_copy else "critical"
+        # A full disk is no loss, and putting a backup in place would make it one.
+        is_kept = by_name["store"].details.get(NO_ROOM, False)
+        return "major" if is_partly or has_copy or is_kept else "critical"
     # What a database server's disk has free is never known.
     is_fine = all(part.state in _FINE or (part.name, part.state) == ("disk", "unknown") for part in parts)
     return "ok" if is_fine else "minor"

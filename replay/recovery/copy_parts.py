@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import msgspec
 
@@ -18,7 +19,7 @@ from replay.comparison.live_table import LiveTable
 from replay.comparison.once import drift_once
 from replay.drift import EQUAL, Drift, drift
 from replay.recovery.loss import points_wrong, wrong_accounts
-from replay.recovery.parts import Part, few
+from replay.recovery.parts import Part, PartState, counted, few
 from replay.recovery.store_parts import Seen
 
 __all__ = ["archive_check", "archive_part", "foreign_live", "foreign_open", "live_part", "own_live", "topic_part"]
@@ -42,16 +43,16 @@ def topic_part(found: Certificate, seen: Seen | None) -> Part:
         words = f"the topic {found.topic!r} holds no event"
         return Part(name="topic", state="none", words=words, next_step="`publish` fills it", details=details)
     beside = [
-        *([f"it is {behind:,} events behind the store"] if behind else []),
-        *([f"{beyond:,} accounts have more events on it than in the store"] if beyond else []),
+        *([f"it is {counted(behind, 'event', 'events')} behind the store"] if behind else []),
+        *([f"{counted(beyond, 'account has', 'accounts have')} more events on it than in the store"] if beyond else []),
     ]
     if found.verdict == COMPLETE:
         words = "; ".join([f"all {found.events:,} events of {found.accounts:,} accounts can be replayed", *beside])
         return Part(name="topic", state="ok", words=words, next_step="`publish`" if behind else "", details=details)
     lacks = [
         *(f"partition {each.partition} is unread from offset {each.offset:,}: {each.details}" for each in found.unread),
-        *([f"{len(found.parked):,} accounts are parked in it"] if found.parked else []),
-        *([f"{len(found.poison):,} events of it cannot be read"] if found.poison else []),
+        *([f"{counted(len(found.parked), 'account is', 'accounts are')} parked in it"] if found.parked else []),
+        *([f"{counted(len(found.poison), 'event', 'events')} of it cannot be read"] if found.poison else []),
     ]
     return Part(
         name="topic",
@@ -78,8 +79,8 @@ def archive_part(found: Checked, seen: Seen | None) -> Part:
     if found.state.events == 0:
         return Part(name="archive", state="none", words="the archive holds no event", details=details)
     beside = [
-        *([f"it is {behind:,} positions behind the store"] if behind else []),
-        *([f"it goes to {beyond:,} positions after the store's head"] if beyond else []),
+        *([f"it is {counted(behind, 'position', 'positions')} behind the store"] if behind else []),
+        *([f"it goes to {counted(beyond, 'position', 'positions')} after the store's head"] if beyond else []),
     ]
     if found.verdict == COMPLETE:
         words = "; ".join([f"all {found.files:,} files with {found.events:,} events are what was written", *beside])
@@ -106,10 +107,14 @@ def _archive_lacks(found: Checked) -> list[str]:
     named = few([each.file for each in damaged]), few([each.account_id for each in miscounted])
     lacks = [
         *([f"{len(damaged):,} of {found.files:,} files are damaged: {named[0]}"] if damaged else []),
-        *([f"{len(miscounted):,} accounts lack versions: {named[1]}"] if miscounted else []),
-        *([f"{len(state.parked):,} accounts are parked in it"] if state.parked else []),
-        *([f"{len(state.poison):,} events of its source could not be read"] if state.poison else []),
-        *([f"{len(state.unread):,} partitions of its source were not read to the end"] if state.unread else []),
+        *([f"{counted(len(miscounted), 'account lacks', 'accounts lack')} versions: {named[1]}"] if miscounted else []),
+        *([f"{counted(len(state.parked), 'account is', 'accounts are')} parked in it"] if state.parked else []),
+        *([f"{counted(len(state.poison), 'event', 'events')} of its source could not be read"] if state.poison else []),
+        *(
+            [f"{counted(len(state.unread), 'partition', 'partitions')} of its source not read to the end"]
+            if state.unread
+            else []
+        ),
         *([] if state.concluded else ["its last run did not come to its end"]),
     ]
     return lacks or [f"it has {found.events:,} events, and {state.events:,} were written"]
@@ -130,10 +135,31 @@ def live_part(found: Drift) -> Part:
         return Part(name="live", state="ok", words=words, details=details)
     lacks = [
         *([f"{drifted:,} of {found.compared:,} accounts are not what the log says"] if drifted else []),
-        *([f"{len(found.uncompared):,} accounts cannot be compared"] if found.uncompared else []),
+        *([f"{counted(len(found.uncompared), 'account', 'accounts')} cannot be compared"] if found.uncompared else []),
     ]
-    words = "; ".join(lacks or ["some rows cannot be read"])
-    return Part(name="live", state="degraded", words=words, next_step="`recover plan` corrects them", details=details)
+    why = _why_uncompared(found)
+    words = "; ".join(lacks or ["some rows cannot be read"]) + (f", the first since: {why}" if why else "")
+    # Rows of which not one could be read may be as they should be: nobody knows.
+    state: PartState = "degraded" if drifted or found.compared else "unknown"
+    next_steps = ["`recover plan` corrects them"] if drifted else []
+    next_steps += [_UNCOMPARED[found.live]] if why or not drifted else []
+    return Part(name="live", state=state, words=words, next_step="; ".join(next_steps), details=details)
+
+
+#: What to do about accounts that cannot be compared, by which live rows they are of.
+_UNCOMPARED = {
+    "foreign": "where rows cannot be read, see columns, statuses and amount_scale of [live], then check again",
+    "imported": "`drift` names those that cannot be compared",
+    "read_model": "`drift --own` names those that cannot be compared",
+}
+
+
+def _why_uncompared(found: Drift) -> str:
+    """Return the first reason why accounts cannot be compared, empty where all can."""
+    if found.why_not or not found.uncompared:
+        return found.why_not
+    parked = found.certificate.parked
+    return f"{parked[0].account_id} has {parked[0].reason} at version {parked[0].version}" if parked else ""
 
 
 def archive_check(archive: Archive) -> Callable[[Store | None], Checked | None]:
@@ -159,7 +185,13 @@ def own_live(store: Store) -> Drift | None:
 
 def foreign_live(live: LiveTable) -> Callable[[Store], Drift | None]:
     """Return what compares a table of another database with the log."""
-    return lambda store: drift_once(store, live)
+
+    def ask(store: Store) -> Drift:
+        reasons: list[str] = []
+        found = drift_once(store, live, rejects=lambda rows: reasons.extend(rows["reason"].head(1)))
+        return replace(found, why_not=reasons[0]) if reasons else found
+
+    return ask
 
 
 def foreign_open(live: LiveTable) -> Callable[[], None]:

@@ -53,9 +53,10 @@ def decide(
     made: dict[str, list[Change]] = {}
     for account_id in wanted:
         changes = by_account[account_id]
+        _check_vouched(plan, changes[0])
         said = Decision(action=action, by=by, at=format_time(now), reason=reason)
         if action == "adjust":
-            said = msgspec.structs.replace(said, balance=_adjusted(plan, changes, balance))
+            said = msgspec.structs.replace(said, balance=_adjusted(changes, balance))
         made[account_id] = [_decided(change, said) for change in changes]
     changes = [each for account_id, before in by_account.items() for each in made.get(account_id, before)]
     return sealed(msgspec.structs.replace(plan, changes=changes))
@@ -84,7 +85,15 @@ def _wanted(by_account: Mapping[str, list[Change]], account_ids: Sequence[str] |
     return list(dict.fromkeys(account_ids))
 
 
-def _adjusted(plan: Plan, changes: Sequence[Change], balance: int | None) -> int:
+def _check_vouched(plan: Plan, change: Change) -> None:
+    """Refuse any decision on an account of our own read model that the log cannot vouch for."""
+    if plan.target.kind == "read_model" and change.cause == "log_damaged":
+        said = "our own read model has only what the log says, and the log cannot vouch for this account"
+        next_step = "bring its events back from a copy: `recover plan` with a source to heal from"
+        raise _refused(change.account_id, said, next_step)
+
+
+def _adjusted(changes: Sequence[Change], balance: int | None) -> int:
     """Return the balance that an account is adjusted to, if it may be."""
     first = changes[0]
     account_id, is_whole = first.account_id, first.cause != "log_damaged"
@@ -92,9 +101,6 @@ def _adjusted(plan: Plan, changes: Sequence[Change], balance: int | None) -> int
     if first.cause == "row_extra":
         said = "the log has no such account, so no transaction can be appended"
         raise _refused(account_id, said, "accept it, and its row is taken away; or import the account first")
-    if not is_whole and plan.target.kind == "read_model":
-        said = "our own read model has only what the log says, and the log cannot vouch for this account"
-        raise _refused(account_id, said, "bring its events back from a copy: `recover plan` with a source to heal from")
     if is_whole and own is None:
         said = "its balance agrees with the log, and a transaction changes nothing else"
         raise _refused(account_id, said, "accept what the log says")

@@ -1,6 +1,7 @@
 """Named points of a run, at which a test can end the process or let something happen.
 
-lease:taken, <step>:begun, <step>:done, fence:raised, fence:lifted, batch:noted, batch:written, batch:done
+lease:taken, <step>:begun, <step>:done, fence:raised, fence:lifted, heal:written, batch:noted, batch:written,
+batch:done, unlock:written
 """
 
 from __future__ import annotations

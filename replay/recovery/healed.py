@@ -25,7 +25,7 @@ from ledger.store import Store
 from ledger.tables import EVENTS, HEADS
 from replay.recovery.plan import Heal, Left
 
-__all__ = ["FilteredCopy", "Healing", "Patient", "healed_accounts"]
+__all__ = ["FilteredCopy", "Healing", "Patient", "healed_accounts", "is_of_copy"]
 
 #: A stored event as it is; the casts let damage through that is of another type than its column.
 _EVENTS = pl.Schema(
@@ -39,6 +39,7 @@ _EVENTS = pl.Schema(
     }
 )
 _TYPES: tuple[TypeEngine[Any], ...] = (BigInteger(), Text(), BigInteger(), Text(), LargeBinary(), LargeBinary())
+_COPY_PART = "the copy, partition "
 _decode_key = msgspec.json.Decoder(EventKey).decode
 
 
@@ -51,12 +52,23 @@ class Healing:
 
 
 class FilteredCopy:
-    """A copy of the stream narrowed to some accounts; what cannot be read may be of any of them, so it stays."""
+    """A copy of the stream narrowed to some accounts; what cannot be read may be of any of them, so it stays.
 
-    def __init__(self, copy: Copy, account_ids: Sequence[str]) -> None:
+    With `heal` it has just the events that these name, so that nothing else comes back; of an account whose head comes
+    back, all up to there, which prove it.
+    """
+
+    def __init__(self, copy: Copy, account_ids: Sequence[str], heal: Sequence[Heal] | None = None) -> None:
         self.where = copy.where
         self._copy = copy
         self._wanted = frozenset(account_ids)
+        self._events = None if heal is None else {(each.account_id, each.version) for each in heal}
+        self._ends = {each.account_id: each.version for each in heal or () if each.why == "head"}
+
+    @classmethod
+    def of_plan(cls, copy: Copy, heal: Sequence[Heal]) -> FilteredCopy:
+        """Return a copy narrowed to what a plan names."""
+        return cls(copy, [each.account_id for each in heal], heal)
 
     def records(self) -> Iterator[Records | Unread]:
         """Yield the records of these accounts, and everything that could not be read."""
@@ -74,9 +86,14 @@ class FilteredCopy:
 
     def _is_wanted(self, value: bytes | None) -> bool:
         try:
-            return value is None or _decode_key(value).account_id in self._wanted
+            return value is None or self._is_named(_decode_key(value))
         except (ValueError, RecursionError):
             return True
+
+    def _is_named(self, key: EventKey) -> bool:
+        if self._events is None:
+            return key.account_id in self._wanted
+        return (key.account_id, key.version) in self._events or key.version <= self._ends.get(key.account_id, 0)
 
 
 @dataclass
@@ -110,10 +127,15 @@ def healed_accounts(store: Store, healing: Healing, accounts: Sequence[str] | No
     with TemporaryDirectory(prefix="ledger-recovery-") as folder:
         found.store = _taken(store, Path(folder), found.account_ids)
         try:
-            heal(found.store, FilteredCopy(healing.copy, found.account_ids), skip_conflicts=True)
+            heal(found.store, FilteredCopy.of_plan(healing.copy, found.heal), skip_conflicts=True)
             yield found
         finally:
             found.store.close()
+
+
+def is_of_copy(left: Left) -> bool:
+    """Whether something unreadable is a part of the copy, and no live row."""
+    return left.kind == "unreadable" and left.reason.startswith(_COPY_PART)
 
 
 def _left(judged: Healed) -> list[Left]:
@@ -123,9 +145,7 @@ def _left(judged: Healed) -> list[Left]:
     if counted > len(records):
         more = f"{counted - len(records):,} more records of the copy are not taken"
         left.append(Left(kind="parked", account_id="", reason=more))
-    unread = (
-        f"the copy, partition {each.partition} from offset {each.offset}: {each.details}" for each in judged.unread
-    )
+    unread = (f"{_COPY_PART}{each.partition} from offset {each.offset}: {each.details}" for each in judged.unread)
     return left + [Left(kind="unreadable", account_id="", reason=each) for each in unread]
 
 

@@ -24,7 +24,8 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
 
     `accounts` are those of the log, `parked` those of them that nothing is certified for. `events_missing` counts the
     events that heads or earlier certificates know of and the store has not, `events_damaged` those that cannot be read,
-    `heads_missing` the accounts whose head is gone. `events_healable` come back from the copies of `healable_from`.
+    `heads_missing` the accounts whose head is gone, `accounts_missing` how many fewer there are than were certified.
+    `events_healable` come back from the copies of `healable_from`.
     `drifted` counts the accounts that live has wrong, and `points_wrong` the points in balance and frozen, too many or
     too few.
     """
@@ -34,6 +35,7 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     events_missing: int | None = None
     events_damaged: int | None = None
     heads_missing: int | None = None
+    accounts_missing: int | None = None
     events_healable: int | None = None
     healable_from: list[str] = []
     drifted: int | None = None

@@ -20,14 +20,18 @@ __all__ = [
     "ACTIONS",
     "DONE",
     "OUTCOMES",
+    "UNLOCKING",
     "Outcome",
     "Points",
     "Totals",
     "by_account",
+    "final_entries",
     "is_gap",
     "is_waiting",
+    "last_tries",
     "noted_accounts",
     "outcomes",
+    "planned_accounts",
     "told",
     "totals",
 ]
@@ -42,9 +46,14 @@ OUTCOMES = (
     "moved_since",
     "other_than_log",
     "failed",
+    "restored",
 )
 DONE = frozenset(OUTCOMES[:3])
-ACTIONS = tuple(f"account.{outcome}" for outcome in OUTCOMES)
+#: An account whose row was put back has an entry of that, and none of this outcome.
+ACTIONS = tuple(f"account.{outcome}" for outcome in OUTCOMES[:-1])
+RESTORED = "row.restored"
+#: What becomes of a lock that is to be undone: in the log, then in a live row.
+UNLOCKING = ("account.unlocked", "account.not_unlocked", "row.unlocked", "row.not_unlocked")
 #: Accounts that are listed in results; the audit trail has all.
 LISTED_MAX = 1_000
 
@@ -69,7 +78,8 @@ class Points(msgspec.Struct, kw_only=True):
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """All accounts with changes: counted by outcome, what is left for a person, and the points that were corrected.
 
-    `success_rate` is the share that leaves nothing to do, 1 where the plan changes nothing.
+    `accounts` are those of the plan, also where the run has not come to them yet. `success_rate` is the share of them
+    that leaves nothing to do, 1 where the plan changes nothing.
     """
 
     accounts: int
@@ -119,14 +129,48 @@ def outcomes(connection: Connection, run: str) -> dict[str, audit.Recorded]:
     return {str(each.account_id): each for each in found}
 
 
+def final_entries(entries: Iterable[audit.Recorded]) -> dict[str, audit.Recorded]:
+    """Return the entry of each account that a run is done with, of all its entries.
+
+    Where its row was put back since, the action is `account.restored`; a whole generation takes all rows with it.
+    """
+    listed = list(entries)
+    back = {each.account_id for each in listed if each.action == RESTORED}
+    found = {}
+    for each in listed:
+        if each.action in ACTIONS:
+            is_back = each.account_id in back or (None in back and each.action == "account.corrected")
+            final = msgspec.structs.replace(each, action="account.restored") if is_back else each
+            found[str(each.account_id)] = final
+    return found
+
+
+def planned_accounts(entries: Iterable[audit.Recorded]) -> int | None:
+    """Return how many accounts the plan of a run changes, as it said when it began; None where it never did."""
+    said = [each.details.get("accounts") for each in entries if each.action in ("run.started", "run.resumed")]
+    return next((number for number in reversed(said) if isinstance(number, int)), None)
+
+
 def noted_accounts(connection: Connection, run: str, step: str) -> set[str]:
     """Return the accounts whose live rows a run may have written in a step, since it said that it would."""
     found = audit.entries(connection, run=run, actions=["correcting"])
     return {name for each in found if each.details.get("step") == step for name in each.details["accounts"]}
 
 
-def totals(found: Iterable[audit.Recorded]) -> Totals:
-    """Return what the entries of accounts add up to."""
+def last_tries(entries: Iterable[audit.Recorded]) -> list[audit.Recorded]:
+    """Return entries without those of locks that were tried again: the last word on each, account or row, counts."""
+    listed = list(entries)
+    last = {(each.account_id, each.action.partition(".")[0]): each.number for each in listed if _is_of_lock(each)}
+    numbers = set(last.values())
+    return [each for each in listed if not _is_of_lock(each) or each.number in numbers]
+
+
+def _is_of_lock(entry: audit.Recorded) -> bool:
+    return entry.action in UNLOCKING
+
+
+def totals(found: Iterable[audit.Recorded], planned: int | None = None) -> Totals:
+    """Return what the entries of accounts add up to, of so many that the plan changes; null is those alone."""
     counts = dict.fromkeys(OUTCOMES, 0)
     sums = {"balance": Points(), "frozen": Points()}
     left: list[Outcome] = []
@@ -139,7 +183,7 @@ def totals(found: Iterable[audit.Recorded]) -> Totals:
             left.append(
                 Outcome(account_id=str(entry.account_id), outcome=outcome, reason=str(entry.details.get("reason", "")))
             )
-    count = sum(counts.values())
+    count = max(sum(counts.values()), planned or 0)
     done = sum(counts[outcome] for outcome in DONE)
     return Totals(
         accounts=count,

@@ -104,9 +104,9 @@ def target_of(store: Store, live: LiveTable | None) -> Target:
 
 
 def _told(url: URL) -> str:
-    """Return a URL without its password, the same one for a file from whatever folder."""
+    """Return a URL without its password, the same one for a file from whatever folder and by whatever path."""
     if url.get_backend_name() == "sqlite" and url.database:
-        url = url.set(database=str(Path(url.database).absolute()))
+        url = url.set(database=str(Path(url.database).resolve()))
     elif url.get_backend_name() == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
     told = {name: value for name, value in url.query.items() if "pass" not in name}
@@ -165,7 +165,7 @@ class _Maker:
     def plan(self, *, by: str, heal_source: str | None) -> Plan:
         """Return the plan, not sealed yet."""
         entries, moved = self._entries()
-        grounds = {name: ground_of(each, self.policy.lowering) for name, each in entries.items()}
+        grounds = {name: ground_of(each, self._lowering) for name, each in entries.items()}
         made = self._settled(grounds, moved)
         settlements: dict[str, list[Settlement]] = {}
         for each in made.settle:
@@ -198,6 +198,11 @@ class _Maker:
             unlock=unlock,
             left=sorted(left, key=lambda each: (each.account_id, each.kind, each.reason, each.transactions)),
         )
+
+    @property
+    def _lowering(self) -> str:
+        """How a row may be lowered; the rows of our own read model tell a lost event from one that was missed."""
+        return "explained" if self.table is None else self.policy.lowering
 
     @cached_property
     def parked(self) -> dict[str, str]:
@@ -282,6 +287,8 @@ class _Maker:
     def _settled(self, grounds: Mapping[str, Ground], moved: Mapping[str, Left]) -> Settled:
         """Settle what is stale of accounts whose live row agrees with the log, or will by the log alone."""
         total = Settled([], [], [])
+        # What a settlement takes from an account that differs could be what the log lost.
+        unlowered = grounds.keys() if self._lowering == "never" else ()
         for said in (self.said, self.healed):
             stale: dict[str, list[str]] = {}
             for name, transaction_ids in () if said is None else said.stale.items():
@@ -298,7 +305,8 @@ class _Maker:
                 else:
                     stale[name] = transaction_ids
             if said is not None and stale:
-                made = settled(Ledger(said.store), stale, said.versions, policy=self.policy, now=self.now)
+                ledger = Ledger(said.store)
+                made = settled(ledger, stale, said.versions, policy=self.policy, now=self.now, unlowered=unlowered)
                 total = Settled(*(whole + part for whole, part in zip(total, made, strict=True)))  # type: ignore[operator]
         return total
 

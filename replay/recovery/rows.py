@@ -11,7 +11,7 @@ from replay.recovery.table_target import Write
 from replay.recovery.table_values import RawValues
 from replay.recovery.targets import ROW, LiveRow, Values, values_of_text
 
-__all__ = ["State", "is_side", "side", "state_of", "write_of"]
+__all__ = ["State", "is_as_made", "is_side", "side", "state_of", "write_of"]
 
 State = Literal["from", "to", "other"]
 
@@ -56,6 +56,16 @@ def is_side(wanted: Side, values: Values | None) -> bool:
 
 def _is_other(values: Values, name: str, value: Value) -> bool:
     return name in values and values[name] != value
+
+
+def is_as_made(row: LiveRow, made: Mapping[str, Any] | None, wanted: Side, raw_values: RawValues) -> bool:
+    """Whether a row that was made with the values of one side is as it was `made`, all columns of it.
+
+    Where nobody knows how it was made, whatever is in a column that was given nothing may be somebody else's.
+    """
+    given = [raw_values.key_column, *raw_values.of(wanted or {})]
+    before = {name: row.raw[name] for name in given} if made is None else made
+    return all(before.get(name) == value for name, value in row.raw.items())
 
 
 def write_of(account_id: str, row: LiveRow | None, wanted: Side, raw_values: RawValues) -> Write:

@@ -6,7 +6,7 @@ a replay will have it once they are appended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple, cast
 
@@ -43,11 +43,18 @@ class Settled(NamedTuple):
 
 
 def settled(
-    ledger: Ledger, stale: Mapping[str, Sequence[str]], versions: Mapping[str, int], *, policy: Policy, now: datetime
+    ledger: Ledger,
+    stale: Mapping[str, Sequence[str]],
+    versions: Mapping[str, int],
+    *,
+    policy: Policy,
+    now: datetime,
+    unlowered: Collection[str] = (),
 ) -> Settled:
     """Decide the stale pending transactions of accounts, as the policy says and the account lets them.
 
-    `versions` are those that the accounts had when they were judged: one that went on since is left.
+    `versions` are those that the accounts had when they were judged: one that went on since is left. Of accounts that
+    are `unlowered` no debit is completed.
     """
     found = Settled([], [], [])
     for account_id, transaction_ids in sorted(stale.items()):
@@ -58,11 +65,14 @@ def settled(
         except LedgerReplayError as error:
             found.left.extend(stale_left(account_id, each, error.what) for each in transaction_ids)
             continue
-        _settle(account, ledger.limits, _wanted(account, transaction_ids, found.left, policy), found, now)
+        wanted = _wanted(account, transaction_ids, found.left, policy, is_lowered=account_id not in unlowered)
+        _settle(account, ledger.limits, wanted, found, now)
     return found
 
 
-def _wanted(account: Account, transaction_ids: Sequence[str], left: list[Left], policy: Policy) -> list[_Wanted]:
+def _wanted(
+    account: Account, transaction_ids: Sequence[str], left: list[Left], policy: Policy, *, is_lowered: bool
+) -> list[_Wanted]:
     wanted: list[_Wanted] = []
     for transaction in (account.transactions[each] for each in transaction_ids):
         code = transaction.content.business_code
@@ -70,8 +80,8 @@ def _wanted(account: Account, transaction_ids: Sequence[str], left: list[Left], 
         if action is None:
             said = "no policy says what becomes of it" if code is None else f"no policy for business code {code!r}"
             left.append(stale_left(account.id, transaction.transaction_id, said))
-        elif action == "complete" and transaction.type == "debit" and policy.lowering == "never":
-            said = "to complete it would lower live, and live is never lowered before a person says so"
+        elif action == "complete" and transaction.type == "debit" and not is_lowered:
+            said = "live differs from the log, and to complete it would lower live: plan again once they are equal"
             left.append(stale_left(account.id, transaction.transaction_id, said))
         else:
             wanted.append((transaction, action))

@@ -12,16 +12,31 @@ from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Dialect, Table, and_, delete, exists, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Dialect,
+    Table,
+    and_,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy import literal_column as written
 from sqlalchemy.dialects.mysql.base import MySQLDialect
 from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.dialects.sqlite.base import SQLiteDialect
-from sqlalchemy.types import Integer
+from sqlalchemy.types import Integer, NullType, Numeric, String
 
 from ledger.importing import Mapping
 from replay.comparison.foreign_keys import MYSQL, is_text, ordered
 from replay.differences import Value
+from replay.recovery.parts import counted
 from replay.recovery.plan import Change, Plan
 from replay.recovery.table_values import RawValues
 from replay.recovery.targets import ROW, values_of_text
@@ -43,6 +58,19 @@ _BEGIN = {
     "mariadb": "SET NAMES utf8mb4;\nSTART TRANSACTION;",
 }
 
+#: Fields of points.
+_POINTS = ("balance", "frozen")
+#: How somebody who runs the file sees whether the rows took it.
+_SEEN = "Every statement should change one row; one that changed none is a row to plan again:"
+_COUNTED = {
+    "sqlite": "in the sqlite3 shell, `.changes on` before `.read FILE` shows `changes: 1` after each.",
+    "postgresql": "psql -f shows UPDATE 1, INSERT 0 1 or DELETE 1 after each.",
+    "mysql": "mysql -vv shows `1 row affected` after each.",
+    "mariadb": "mariadb -vv shows `1 row affected` after each.",
+}
+#: A number in a column of texts, as rows are read, without a backslash: no mode of a database gives that a meaning.
+_NUMBER = "^[[:space:]]*[+-]?[0-9]+([.][0-9]*)?[[:space:]]*$"
+
 
 def guarded_sql(plan: Plan, dialect: str, table: Table, mapping: Mapping) -> str:
     """Return the SQL of a plan for a live table.
@@ -59,7 +87,7 @@ def guarded_sql(plan: Plan, dialect: str, table: Table, mapping: Mapping) -> str
     if plan.target.kind == "read_model":
         raise UsageError("our own read model is made anew, not corrected", next_step="`recover apply`")
     written_out = _Writer(dialect, table, mapping)
-    lines = [*_head(plan), _BEGIN[dialect]]
+    lines = [*_head(plan), _comment(f"{_SEEN} {_COUNTED[dialect]}"), _BEGIN[dialect]]
     for _, changes in groupby(plan.changes, key=lambda each: each.account_id):
         lines += written_out.lines(list(changes))
     return "\n".join([*lines, "COMMIT;", ""])
@@ -70,11 +98,11 @@ def _head(plan: Plan) -> Iterator[str]:
     yield _comment(f"For {plan.target.table} of {plan.target.database}.")
     yield _comment("Each statement changes one row, or none where the row does not hold any more what the plan saw.")
     counts = {
-        "events to heal": len(plan.heal),
-        "transactions to settle": len(plan.settle),
-        "accounts to unlock": len(plan.unlock),
+        ("event to heal", "events to heal"): len(plan.heal),
+        ("transaction to settle", "transactions to settle"): len(plan.settle),
+        ("account to unlock", "accounts to unlock"): len(plan.unlock),
     }
-    told = [f"{count:,} {what}" for what, count in counts.items() if count]
+    told = [counted(number, *words) for words, number in counts.items() if number]
     if told:
         yield _comment(f"Events of the ledger are not in here, and its values count on them: {', '.join(told)}.")
 
@@ -154,9 +182,32 @@ class _Writer:
         if field == "status":
             words = [theirs for theirs, ours in self._mapping.statuses.items() if ours == value]
             return column.in_([self._literal(each) for each in dict.fromkeys([*words, str(value)])])
+        if field in _POINTS and self._is_loose(column):
+            return self._means(column, str(raw))
         if field == "locked_at" and isinstance(raw, str):
             return column.in_([self._literal(each) for each in self._time_texts(str(value))])
         return column == self._literal(raw)
+
+    def _is_loose(self, column: Column[Any]) -> bool:
+        """Whether a column may spell a number in more than one way."""
+        return isinstance(column.type, String) or (self._name == "sqlite" and isinstance(column.type, NullType))
+
+    def _means(self, column: Column[Any], number: str) -> ColumnElement[bool]:
+        """Return the condition that a text is that number, however it is spelt; what is none is never cast."""
+        if self._name == "sqlite":
+            # Without regular expressions: a sign at most, digits, and one point between or after them.
+            plain = func.trim(column)
+            digits = func.ltrim(plain, written("'+-'"))
+            looks = and_(
+                digits.op("GLOB")(written("'[0-9]*'")),
+                digits.op("NOT GLOB")(written("'*[^0-9.]*'")),
+                digits.op("NOT GLOB")(written("'*.*.*'")),
+                plain.op("NOT GLOB")(written("'[+-][+-]*'")),
+            )
+            return case((looks, cast(plain, Numeric()))) == written(number)
+        is_number = column.op("~" if self._name == "postgresql" else "REGEXP")(written(f"'{_NUMBER}'"))
+        kind = Numeric(65, 30) if self._name in MYSQL else Numeric()
+        return case((is_number, cast(func.trim(column), kind))) == written(number)
 
     def _time_texts(self, value: str) -> list[str]:
         """Return the texts that a column of texts may have for a moment; the plan knows the moment, not its text."""
@@ -164,7 +215,8 @@ class _Writer:
         utc = moment.astimezone(UTC).replace(tzinfo=None)
         local = moment.astimezone(self._mapping.zone).replace(tzinfo=None)
         texts = []
-        for digits in ["microseconds", *(["seconds"] if not moment.microsecond else [])]:
+        spellings = {"microseconds": 1, "milliseconds": 1_000, "seconds": 1_000_000}
+        for digits in [name for name, share in spellings.items() if moment.microsecond % share == 0]:
             for blank in "T ":
                 told = utc.isoformat(blank, timespec=digits)
                 texts += [f"{told}Z", f"{told}+00:00", local.isoformat(blank, timespec=digits)]

@@ -11,7 +11,7 @@ from replay.full_replay import replayed
 from replay.recovery.backup import write_backup
 from replay.recovery.failpoints import failpoint
 from replay.recovery.outcome import by_account, is_gap, is_waiting
-from replay.recovery.plan import Plan
+from replay.recovery.plan import Plan, sealed
 from replay.recovery.planning import target_of
 from replay.recovery.rows import state_of
 from replay.recovery.table_target import TableTarget
@@ -20,7 +20,7 @@ from replay.recovery.work import Work
 from replay.store_source import StoreSource
 from schemas.errors import RefusedError
 
-__all__ = ["Fingerprints", "back_up", "check", "fingerprints", "refuse_other", "written_accounts"]
+__all__ = ["Fingerprints", "back_up", "check", "fingerprints", "refuse_other", "way_back", "written_accounts"]
 
 ACCOUNTS_PER_READ = 5_000
 
@@ -34,8 +34,13 @@ class Fingerprints(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refuse_other(work: Work, recovery: RecoveryRun, *, needs_copy: bool = True) -> None:
-    """Refuse a plan of another ledger, other live rows or another run, or that heals from a copy that is not given."""
+    """Refuse a plan of another ledger, other live rows or another run, or that heals from a copy that is not given.
+
+    And one that does not say what its hash was made of: somebody approved that.
+    """
     plan, live = work.plan, work.target.live
+    if sealed(plan).hash != plan.hash:
+        raise _stale("the plan was changed: it does not have the hash that stands in it", "read it anew, or plan again")
     if plan.ledger_id != work.store.ledger_id:
         raise _stale("the plan is of another ledger", "apply it where it was made")
     target = target_of(work.store, live)
@@ -66,10 +71,27 @@ def check(work: Work) -> None:
             work.record(connection, [work.entry("run.needs_intervention", reason=reason, system=told)])
         work.alert("manual_intervention_required", {"reason": reason, "system": told})
         raise RefusedError(
-            reason, where=f"run {work.run!r}", next_step="see `recover check`; bring the store back from a backup first"
+            reason, where=f"run {work.run!r}", next_step=f"see `recover check`; {way_back(work.plan)}, then plan again"
+        )
+    disk = None if system is None else system.part("disk")
+    if disk is not None and disk.state == "degraded":
+        raise RefusedError(
+            f"the disk has no room for the backup: {disk.words}",
+            where=f"run {work.run!r}",
+            next_step=f"{disk.next_step or 'make room first'}, then `recover resume`",
         )
     work.done("check", {"system": told, "fingerprints": fingerprints(work)})
     failpoint("check:done")
+
+
+def way_back(plan: Plan) -> str:
+    """Return how a store that nothing could be replayed from comes back: whole, from the copy that the plan names."""
+    kind, _, name = (plan.heal_source or "").partition(" ")
+    if plan.heal and kind == "topic":
+        return f"`import events --from topic --topic {name}` brings the events back without a run"
+    if plan.heal and kind == "file":
+        return f"`import events {name}` brings the events back without a run"
+    return "bring the store back from a backup first"
 
 
 def fingerprints(work: Work) -> Fingerprints:

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
+from ledger import audit
 from replay.certificate import Certificate
 from replay.comparison.once import drift_once
 from replay.differences import Drifted
 from replay.drift import drift
 from replay.recovery.failpoints import failpoint
-from replay.recovery.outcome import by_account, is_gap, is_waiting
+from replay.recovery.outcome import UNLOCKING, by_account, is_gap, is_waiting, last_tries
 from replay.recovery.plan import Change
 from replay.recovery.table_target import TableTarget
 from replay.recovery.work import Work
@@ -51,9 +52,13 @@ def verify(work: Work) -> None:
     else:
         found = drift(work.store, live="read_model", progress=work.events("verify"))
     groups = by_account(work.plan)
-    wanted = {account_id for account_id, changes in groups.items() if _is_promised(changes)}
+    wanted = {each.account_id for each in work.plan.heal} | {each.account_id for each in work.plan.settle}
+    wanted -= {account_id for account_id, changes in groups.items() if not _is_promised(changes)}
+    wanted |= {account_id for account_id, changes in groups.items() if _is_promised(changes)}
     wanted |= {each.account_id for each in work.plan.unlock}
-    wrong = {each.account_id for each in found.accounts} | set(found.suspected)
+    unlocked = _unlocked(work)
+    wrong = {each.account_id for each in found.accounts if (each.account_id, each.field) not in unlocked}
+    wrong |= set(found.suspected)
     known = wanted | set(groups)
     drifted, uncompared = sorted(wrong & wanted), sorted(set(found.uncompared) & wanted)
     results = Verified(
@@ -68,6 +73,15 @@ def verify(work: Work) -> None:
     )
     work.done("verify", results)
     failpoint("verify:done")
+
+
+def _unlocked(work: Work) -> set[tuple[str, str]]:
+    """Return the columns that the run has yet to write in live, of accounts that it has unlocked in the log."""
+    with work.store.snapshot() as connection:
+        entries = last_tries(audit.entries(connection, run=work.run, actions=UNLOCKING))
+    done = {each.account_id for each in entries if each.action == "row.unlocked"}
+    ours = {str(each.account_id) for each in entries if each.action == "account.unlocked"} - done
+    return {(account_id, field) for account_id in ours for field in ("status", "locked_at")}
 
 
 def unequal(results: dict[str, Any]) -> set[str]:

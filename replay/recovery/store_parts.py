@@ -9,18 +9,31 @@ from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
+from sqlalchemy import func, select
 
 from ledger import read_model
 from ledger.read_model import Generation
 from ledger.store import Store
+from ledger.tables import EVENTS
 from replay.certificate import COMPLETE, Certificate
 from replay.engine import Progress
 from replay.full_replay import replayed
 from replay.recovery.loss import Missing, count_missing
-from replay.recovery.parts import Part, few
+from replay.recovery.parts import MAKE_ROOM, Part, counted, few
 from replay.store_source import StoreSource
 
-__all__ = ["FreeBytes", "Seen", "accounts_part", "disk_part", "free_bytes", "heads_part", "look", "store_part"]
+__all__ = [
+    "FreeBytes",
+    "Seen",
+    "accounts_part",
+    "disk_part",
+    "file_folder",
+    "free_bytes",
+    "has_room",
+    "heads_part",
+    "look",
+    "store_part",
+]
 
 FreeBytes = Callable[[Path], int]
 
@@ -33,6 +46,9 @@ DAMAGE_LINES_MAX = 20
 #: What one row may take: in a backup as JSON, and in a new generation with its index. Both are more than measured.
 BACKUP_ROW_BYTES = 600
 GENERATION_ROW_BYTES = 400
+
+#: With less than this a disk is full: SQLite needs some room only to open a file that nobody has open.
+ROOM_BYTES_MIN = 1 << 20
 
 #: What is written in one transaction is in the write-ahead log first.
 LOG_FACTOR = 2
@@ -75,9 +91,13 @@ def store_part(store: Store, seen: Seen) -> Part:
     if certificate.accounts == 0:
         return Part(name="store", state="lost", words="the store holds no event", next_step=_MEND, details=details)
     lacks = [
-        *([f"{missing.events:,} events are missing"] if missing.events else []),
-        *([f"{missing.damaged:,} events cannot be read"] if missing.damaged else []),
-        *([f"{missing.heads:,} accounts have lost their head"] if missing.heads else []),
+        *([counted(missing.events, "event is missing", "events are missing")] if missing.events else []),
+        *([counted(missing.damaged, "event cannot be read", "events cannot be read")] if missing.damaged else []),
+        *(
+            [counted(missing.heads, "account has lost its head", "accounts have lost their heads")]
+            if missing.heads
+            else []
+        ),
         *([f"the file is damaged: {damaged[0]}"] if damaged else []),
     ]
     if certificate.verdict == COMPLETE and not lacks:
@@ -87,7 +107,7 @@ def store_part(store: Store, seen: Seen) -> Part:
     return Part(
         name="store",
         state="degraded" if is_partly else "lost",
-        words="; ".join(lacks or [f"{len(certificate.parked):,} accounts are not whole"]),
+        words="; ".join(lacks or [counted(len(certificate.parked), "account is not whole", "accounts are not whole")]),
         next_step=_MEND if certificate.verdict != COMPLETE else "put the ledger into a new file, or a backup back",
         details=details,
     )
@@ -111,7 +131,8 @@ def accounts_part(seen: Seen) -> Part:
     return Part(
         name="accounts",
         state="degraded" if len(parked) < accounts else "lost",
-        words=f"{len(parked):,} of {accounts:,} accounts are parked: {few([each.account_id for each in parked])}",
+        words=f"{len(parked):,} of {accounts:,} accounts {'is' if len(parked) == 1 else 'are'} parked: "
+        f"{few([each.account_id for each in parked])}",
         next_step="heal their events; what cannot be healed waits for a person's decision in the plan",
         details=details,
     )
@@ -122,7 +143,8 @@ def heads_part(store: Store, seen: Seen, progress: Progress | None) -> Part:
 
     The newest certificate that was COMPLETE counts. Where its digest does not come out any more, the rows of that
     generation and of the live one name the accounts that had another stream then; what the store itself knows to be
-    missing is no news, and events that were healed stand at later positions.
+    missing is no news, and events that were healed stand at later positions. Where the rows are gone as well, there are
+    fewer events and accounts than were certified: so many are missing at least.
     """
     with store.snapshot() as connection:
         kept = read_model.generations(connection)
@@ -145,28 +167,54 @@ def heads_part(store: Store, seen: Seen, progress: Progress | None) -> Part:
     changed = _changed_since(store, sorted(numbers))
     own = {each.account_id for each in seen.certificate.parked}
     changed = changed.filter(~pl.col("account_id").is_in(list(own)))
+    fewer = _fewer(store, seen, certificate)
     details |= {
         "accounts": changed.height,
         "named": changed["account_id"].head(LISTED_MAX).to_list(),
-        "events_missing": int(changed["missing"].sum()),
+        "events_missing": max(int(changed["missing"].sum()), fewer.events),
+        "accounts_missing": fewer.accounts,
     }
-    if changed.is_empty() and position <= seen.position:
+    if changed.is_empty() and position <= seen.position and not any(fewer):
         words = "every account has the stream that earlier certificates vouch for, less what the store misses itself"
         return Part(name="heads", state="ok", words=words, details=details)
     return Part(
         name="heads",
         state="degraded",
-        words=_changed_words(changed["account_id"].to_list(), position, seen.position),
+        words=_changed_words(changed["account_id"].to_list(), fewer, position, seen.position),
         next_step="the store was put back from an older backup, or somebody changed it: bring the events back from a "
         "topic, an export or a newer backup",
         details=details,
     )
 
 
-def _changed_words(accounts: list[str], position: int, head: int) -> str:
-    named = [f"{len(accounts):,} accounts had another stream: {few(accounts)}"] if accounts else []
+class _Fewer(NamedTuple):
+    """How many events and accounts there are at least too few."""
+
+    events: int
+    accounts: int
+
+
+def _fewer(store: Store, seen: Seen, certificate: Certificate) -> _Fewer:
+    """Return how much less there is than was certified, less what the store itself knows to be missing."""
+    with store.snapshot() as connection:
+        stored = connection.execute(select(func.count()).select_from(EVENTS)).scalar_one()
+    return _Fewer(
+        events=max(0, certificate.events - stored - seen.missing.events),
+        accounts=max(0, certificate.accounts - seen.certificate.accounts),
+    )
+
+
+def _changed_words(accounts: list[str], fewer: _Fewer, position: int, head: int) -> str:
+    named = (
+        [counted(len(accounts), "account", "accounts") + f" had another stream: {few(accounts)}"] if accounts else []
+    )
     past = [f"position {position:,} was vouched for, and the store ends at {head:,}"] if position > head else []
-    return "; ".join([*past, *named])
+    less = [
+        *([counted(fewer.events, "event", "events")] if fewer.events else []),
+        *([counted(fewer.accounts, "account", "accounts")] if fewer.accounts else []),
+    ]
+    lacks = [f"{' and '.join(less)} fewer than were vouched for"] if less else []
+    return "; ".join([*past, *named, *lacks])
 
 
 def _of_store(generation: Generation) -> Certificate | None:
@@ -201,16 +249,17 @@ def _changed_since(store: Store, generations: list[int]) -> pl.DataFrame:
     return both.filter(is_other).group_by("account_id").agg(missing=lacks.max()).sort("account_id")
 
 
-def disk_part(store: Store | None, folder: Path, accounts: int | None, free: FreeBytes) -> Part:
-    """Say whether there is room for a backup of every live row and for a new generation of the read model."""
+def disk_part(store_folder: Path | None, folder: Path, accounts: int | None, free: FreeBytes) -> Part:
+    """Say whether there is room for a backup of every live row and for a new generation of the read model.
+
+    `store_folder` is that of the store's file, None of a server, `folder` that of backups.
+    """
     if accounts is None:
-        words = f"{free(_there(folder)):,} bytes are free; how much is needed nobody knows without the store"
-        return Part(name="disk", state="unknown", words=words, details={"free_bytes": free(_there(folder))})
+        return _disk_alone([folder] if store_folder is None else [folder, store_folder], free)
     backup, generation = accounts * BACKUP_ROW_BYTES, LOG_FACTOR * accounts * GENERATION_ROW_BYTES
     wanted: dict[Path, int] = {_there(folder): backup}
-    is_file = store is not None and store.is_sqlite
-    if is_file and store is not None:
-        place = _there(Path(str(store.url.database)).parent)
+    if store_folder is not None:
+        place = _there(store_folder)
         shared = next((each for each in wanted if each.stat().st_dev == place.stat().st_dev), place)
         wanted[shared] = wanted.get(shared, 0) + generation
     found = {place: free(place) for place in wanted}
@@ -222,12 +271,37 @@ def disk_part(store: Store | None, folder: Path, accounts: int | None, free: Fre
     short = [place for place, needed in wanted.items() if found[place] < needed]
     if short:
         lacks = [f"{place} has {found[place]:,} bytes free, {wanted[place]:,} may be needed" for place in short]
-        return Part(name="disk", state="degraded", words="; ".join(lacks), next_step="make room first", details=details)
-    if not is_file:
+        return Part(name="disk", state="degraded", words="; ".join(lacks), next_step=MAKE_ROOM, details=details)
+    if store_folder is None:
         words = f"there is room for the backup; whether the database server has {generation:,} bytes nobody here knows"
         next_step = "look at the disk of the database server"
         return Part(name="disk", state="unknown", words=words, next_step=next_step, details=details)
     return Part(name="disk", state="ok", words="there is room for a backup and a new generation", details=details)
+
+
+def _disk_alone(folders: list[Path], free: FreeBytes) -> Part:
+    """Say whether there is any room where nobody knows how much is needed."""
+    found = {place: free(place) for place in dict.fromkeys(map(_there, folders))}
+    details = {"free_bytes": {str(place): bytes_ for place, bytes_ in found.items()}}
+    words = "; ".join(f"{place} has {bytes_:,} bytes free" for place, bytes_ in found.items())
+    if any(bytes_ < ROOM_BYTES_MIN for bytes_ in found.values()):
+        return Part(name="disk", state="degraded", words=words, next_step=MAKE_ROOM, details=details)
+    words += "; how much is needed nobody knows without the store"
+    return Part(name="disk", state="unknown", words=words, details=details)
+
+
+def has_room(folder: Path, free: FreeBytes) -> bool:
+    """Whether the disk of a folder is not full, as far as that can be asked."""
+    try:
+        return free(_there(folder)) >= ROOM_BYTES_MIN
+    except OSError:
+        # The part of the disk says why; what else is wrong stays as it is said.
+        return True
+
+
+def file_folder(store: Store) -> Path | None:
+    """Return the folder of the store's file, None of a server."""
+    return Path(str(store.url.database)).parent if store.is_sqlite else None
 
 
 def _there(folder: Path) -> Path:

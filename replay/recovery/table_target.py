@@ -45,7 +45,7 @@ from replay.comparison.live_table import LiveTable
 from replay.recovery.table_values import RawValues, Undecoded, is_comparable
 from replay.recovery.targets import LiveRow, Values
 from schemas import format_time
-from schemas.errors import StoreError
+from schemas.errors import StoreError, UsageError
 
 __all__ = ["TableBatch", "TableTarget", "Write"]
 
@@ -116,18 +116,24 @@ class TableTarget:
             return batch.read(account_ids)
 
     def change(
-        self, account_ids: Sequence[str], decide: Callable[[Mapping[str, LiveRow]], Sequence[Write]]
+        self,
+        account_ids: Sequence[str],
+        decide: Callable[[Mapping[str, LiveRow]], Sequence[Write]],
+        *,
+        read_back: dict[str, LiveRow] | None = None,
     ) -> dict[str, str]:
         """Change rows in one transaction, and return the accounts whose rows did not take it, and why.
 
         `decide` is given the rows of the accounts, which are locked, and says what becomes of them; it may be asked
-        more than once. What does not read back as it was written is taken back.
+        more than once. What does not read back as it was written is taken back. `read_back` is filled with the rows
+        as they were after it.
         """
+        after = {} if read_back is None else read_back
         unkept: dict[str, str] = {}
         is_careful, failures = False, 0
         while True:
             try:
-                return self._changed(account_ids, decide, unkept, is_careful=is_careful)
+                return self._changed(account_ids, decide, unkept, after, is_careful=is_careful)
             except _UnkeptError as error:
                 unkept |= error.reasons
             except _RowError:
@@ -143,15 +149,19 @@ class TableTarget:
         account_ids: Sequence[str],
         decide: Callable[[Mapping[str, LiveRow]], Sequence[Write]],
         unkept: Mapping[str, str],
+        after: dict[str, LiveRow],
         *,
         is_careful: bool,
     ) -> dict[str, str]:
         with self._transaction(is_write=True) as batch:
             writes = [each for each in decide(batch.read(account_ids)) if each.account_id not in unkept]
             refused = batch.write(writes, is_careful=is_careful)
-            wrong = batch.kept([each for each in writes if each.account_id not in refused])
+            done = [each for each in writes if each.account_id not in refused]
+            found = batch.read([each.account_id for each in done])
+            wrong = {each.account_id: reason for each in done if (reason := _unkept(each, found.get(each.account_id)))}
             if wrong:
                 raise _UnkeptError(wrong)
+            after |= found
         return {**refused, **unkept}
 
     def close(self) -> None:
@@ -236,12 +246,6 @@ class TableBatch:
                 refused[each.account_id] = f"the table does not take it: {str(error.orig).splitlines()[0]}"
         return refused
 
-    def kept(self, writes: Sequence[Write]) -> dict[str, str]:
-        """Return the accounts whose rows do not read back as they were written, and what they say."""
-        found = self.read([each.account_id for each in writes])
-        wrong = {each.account_id: _unkept(each, found.get(each.account_id)) for each in writes}
-        return {account_id: reason for account_id, reason in wrong.items() if reason}
-
     def _read(self, account_ids: Sequence[str]) -> dict[str, LiveRow]:
         described = self._described
         account_id = told(described.key, described.dialect).label("told")
@@ -260,7 +264,11 @@ class TableBatch:
         described = self._described
         plain = described.plain
         if each.row is None:
-            columns = {described.key_name: described.raw_values.key(each.account_id)} | dict(each.columns or {})
+            try:
+                key = described.raw_values.key(each.account_id)
+            except UsageError as error:
+                raise _RowRefusedError(error.what) from error
+            columns = {described.key_name: key} | dict(each.columns or {})
             self._connection.execute(insert(plain).values(_bound(columns)))
             return
         if each.columns is None:

@@ -42,13 +42,18 @@ class RawValues:
         """Return the name that the table has for the column of a field."""
         return self._mapping.source_name(COLUMNS[field])
 
+    @property
+    def key_column(self) -> str:
+        """The name that the table has for the column of the account id."""
+        return self._mapping.source_name("account_id")
+
     def has(self, field: str) -> bool:
         """Whether the table has a column for a field; only that of `locked_at` may be missing."""
         return self.column(field) in self._types
 
     def key(self, account_id: str) -> Any:
         """Return an account id as its column keeps it; UsageError where it cannot be one there."""
-        name = self._mapping.source_name("account_id")
+        name = self.key_column
         if not isinstance(self._types[name], Integer):
             return account_id
         if not is_whole(account_id):

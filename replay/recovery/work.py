@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import Ledger, audit, fence
+from ledger.audit_runs import told_results
 from ledger.recovery_run import RecoveryRun
 from ledger.recovery_runs import Runs
 from ledger.store import Store
@@ -22,6 +25,7 @@ from replay.recovery.healed import Healing
 from replay.recovery.own_target import OwnReadModel
 from replay.recovery.plan import Plan, run_of
 from replay.recovery.table_target import TableTarget
+from schemas.errors import StoreError
 
 __all__ = ["At", "Options", "Surroundings", "Told", "Work", "run_folder"]
 
@@ -68,12 +72,31 @@ class Options:
     sleep: Callable[[float], None] = time.sleep
 
 
+class SystemPart(Protocol):
+    """What a check says of one part of the system: see `replay.recovery.parts.Part`."""
+
+    @property
+    def state(self) -> str:
+        """`degraded` where it will not do."""
+
+    @property
+    def words(self) -> str:
+        """How it is."""
+
+    @property
+    def next_step(self) -> str:
+        """What to do."""
+
+
 class Severity(Protocol):
     """What a check of the system says, as far as a run goes by it: see `replay.recovery.check.SystemState`."""
 
     @property
     def severity(self) -> str:
         """`critical` where there is nothing whole to replay from."""
+
+    def part(self, name: Literal["disk"], /) -> SystemPart:
+        """Return what it says of the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +139,11 @@ class Work:
         self.run = run_of(self.plan)
         self.store = self.store.for_run(self.run)
         self.runs = Runs(self.store)
-        self.ledger = Ledger(self.store, allow_overdraft=True, allow_over_freeze=True, clock=self.options.now)
+        self.ledger = Ledger(self.store, clock=self.options.now)
+        # What a person decided of the points of an account counts, whatever is frozen or left, and locked or not.
+        self.overriding = Ledger(
+            self.store, allow_overdraft=True, allow_over_freeze=True, allow_locked=True, clock=self.options.now
+        )
         self._renewed_at = self.options.clock()
         #: Whether there is a lease to keep: a dry run has none.
         self.has_lease = False
@@ -157,6 +184,30 @@ class Work:
             with self.store.writing() as connection:
                 self.renew(connection)
 
+    def still(self) -> None:
+        """Make sure of the lease in the middle of a write of live rows, which are locked; PositionMoved where lost."""
+        if self._is_one_file:
+            # The live write keeps every other writer out until it ends, also who would take the lease.
+            with self.store.snapshot() as connection:
+                fence.check_held(connection, self.run, self.options.holder)
+            return
+        try:
+            with self.store.writing() as connection:
+                self.renew(connection)
+        except SQLAlchemyError as error:
+            # Else it would be told as an error of the live database, within whose transaction this is.
+            where = self.store.url.render_as_string(hide_password=True)
+            raise StoreError(f"the database says: {getattr(error, 'orig', None) or error}", where=where) from error
+
+    @property
+    def _is_one_file(self) -> bool:
+        """Whether live is in the SQLite file of the ledger, which has one write lock."""
+        live = self.target.live
+        urls = [self.store.url] if live is None else [self.store.url, make_url(live.url)]
+        if any(url.get_backend_name() != "sqlite" for url in urls):
+            return False
+        return len({Path(url.database or "").resolve() for url in urls}) == 1
+
     def rest(self, seconds: float) -> None:
         """Let others work for some time, and keep the lease meanwhile."""
         while seconds > 0:
@@ -181,7 +232,8 @@ class Work:
         plain = msgspec.to_builtins(results)
         with self.changing() as (recovery, connection):
             recovery.complete_step(step, plain, self.now)
-            self.record(connection, [*entries, self.entry("step.completed", step=step)])
+            told = told_results(recovery.steps[step])
+            self.record(connection, [*entries, self.entry("step.completed", step=step, **told)])
 
     def events(self, step: str) -> Progress:
         """Return what a replay within a step tells how far it is; it keeps the lease, too."""

@@ -119,7 +119,7 @@ def test_a_shadow_is_forgotten(run: Run, projected: Path) -> None:
         run("drift", "--watch", "--rounds", 1, "--shadow", name, "--data", projected)
     unsure = run("drift", "--forget", "--data", projected)
     assert unsure.status == 2
-    assert "this drops the shadow 'shadow' with 3 rows, and 1 finding" in unsure.err
+    assert "this would drop the shadow 'shadow' with 3 rows, and 1 finding" in unsure.err
     assert "--yes" in unsure.err
     said = run("drift", "--forget", "--yes", "--data", projected, "--json")
     assert (said.status, said.document["rows"], said.document["findings"]) == (0, 3, 1)

@@ -59,6 +59,8 @@ def test_imported_rows_in_postgres(run: Run, tmp_path: Path, postgres_url: str) 
     assert {row[3] for row in rows} == {"active"}
     for file in said.document["report"]:
         assert recover(run, data, "report", "verify", file, *words).status == 0
+    audit = run("audit", "verify", "--data", data, "--json", *words)
+    assert (audit.status, audit.document["runs"], len(audit.document["reports"])) == (0, [], 1), audit.out
 
 
 def test_a_live_table_in_postgres_with_a_password(run: Run, data: Path, tmp_path: Path, postgres_url: str) -> None:

@@ -99,6 +99,8 @@ def test_the_plan_writes_nothing_but_its_files(run: Run, damaged: Path, tmp_path
     """Plan and SQL are written, and the summary says what it would do, what waits, and what to run next."""
     before = bytes_of(damaged)
     plan, sql = tmp_path / "out" / "plan.json", tmp_path / "out" / "plan.sql"
+    assert recover(run, damaged, "plan", "--output", plan).status == 2
+    plan.parent.mkdir()
     said = recover(run, damaged, "plan", "--output", plan, "--sql", sql, "--json")
     document = said.document
     assert (said.status, document["verdict"]) == (1, "FINDINGS")

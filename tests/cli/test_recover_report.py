@@ -71,7 +71,10 @@ def test_an_edited_report_is_found(run: Run, data: Path, reports: dict[str, Path
     assert "no entry of the audit trail names this file" in findings[0]
     assert f"names other digests for {reports[form].stem}" in findings[0]
     if form == "json":
-        assert findings[1:] == ["outcomes.corrected: the report says 3, the audit trail says 2"]
+        assert findings[1:] == [
+            "outcomes.corrected: the report says 3, the audit trail says 2",
+            "step correct: the report has other results than the audit trail",
+        ]
 
 
 def test_a_number_that_never_was_is_found(run: Run, data: Path, reports: dict[str, Path], tmp_path: Path) -> None:
@@ -121,3 +124,137 @@ def test_what_is_no_report(run: Run, data: Path, reports: dict[str, Path], tmp_p
             said = recover(run, data, "report", "verify", tmp_path / "other.json")
             assert (said.status, said.err, "\x1b" in said.out) == (1, "", False)
     assert recover(run, data, "report", "verify", tmp_path / "none.json").status == 2
+
+
+def test_a_trail_that_was_cut_with_its_head_is_found_by_the_report(
+    run: Run, data: Path, reports: dict[str, Path]
+) -> None:
+    """Rows and head cut off together, or all gone: the report of the run knows of what is missing."""
+    assert run("audit", "verify", "--data", data).status == 0
+    number = json.loads(reports["json"].read_text())["audit_head"]["number"]
+    damage(data, "DELETE FROM ledger_audit WHERE number > 5")
+    set_head = "UPDATE ledger_audit_head SET number = 5, hash = (SELECT hash FROM ledger_audit WHERE number = 5)"
+    damage(data, set_head)
+    said = run("audit", "verify", "--data", data, "--json")
+    reason = f"it is missing: a head kept elsewhere names entry {number}"
+    assert (said.status, said.document["first_bad"]) == (1, {"number": 6, "reason": reason})
+    assert said.document["reports"] == [{"file": str(reports["json"]), "number": number}]
+    damage(data, "DELETE FROM ledger_audit")
+    damage(data, "DELETE FROM ledger_audit_head")
+    said = run("audit", "verify", "--data", data, "--json")
+    assert (said.status, said.document["first_bad"]["number"]) == (1, 1)
+
+
+def test_a_trail_that_was_cut_is_found_by_its_runs(run: Run, data: Path, reports: dict[str, Path]) -> None:
+    """Without any report the run's own log knows of what is missing; what is no report is said, and ends nothing."""
+    reports["json"].write_text("{")
+    said = run("audit", "verify", "--data", data)
+    assert (said.status, "cannot be read as a report" in said.out) == (0, True)
+    document = json.loads(run("audit", "show", "--data", data, "--json").out)
+    (last,) = [each["number"] for each in document["entries"] if each["action"] == "run.needs_intervention"]
+    damage(data, f"DELETE FROM ledger_audit WHERE number >= {last}")
+    damage(
+        data,
+        "UPDATE ledger_audit_head SET (number, hash) = (SELECT number, hash FROM ledger_audit "
+        "ORDER BY number DESC LIMIT 1)",
+    )
+    said = run("audit", "verify", "--data", data, "--json")
+    assert (said.status, said.document["verdict"], said.document["first_bad"]) == (1, "FINDINGS", None)
+    (found,) = said.document["runs"]
+    assert found["run"] == reports["txt"].stem
+    assert "has no entry in the trail, run.needs_intervention" in found["reason"]
+    damage(data, "DELETE FROM ledger_audit")
+    damage(data, "DELETE FROM ledger_audit_head")
+    (found,) = run("audit", "verify", "--data", data, "--json").document["runs"]
+    assert "its event 1 has no entry in the trail, plan.approved" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("run.approved", '"by":"eve"', '"by":"bob"'), "says another by than entry 1 "),
+        (("run.step_completed", '"fingerprints"', '"finger_prints"'), "says another results"),
+        (("run.step_completed", '"verdict":"EQUAL"', '"verdict":"DRIFT"'), "says another results"),
+        (("run.needs_intervention", '"accounts":3', '"accounts":2'), "says another accounts"),
+        (("run.started", '"by":', ""), "cannot be read"),
+    ],
+)
+def test_a_run_that_was_changed_is_found(
+    run: Run, data: Path, reports: dict[str, Path], change: tuple[str, str, str], words: str
+) -> None:
+    """What a run's own log says otherwise than the trail is a finding that names both places."""
+    assert reports
+    event, old, new = change
+    text = f"replace(CAST(state AS TEXT), '{old}', '{new}')"
+    damage(data, f"UPDATE ledger_recovery_events SET state = CAST({text} AS BLOB) WHERE topic = '{event}'")
+    said = run("audit", "verify", "--data", data, "--json")
+    assert (said.status, said.document["first_bad"]) == (1, None)
+    (found,) = said.document["runs"]
+    assert words in found["reason"]
+
+
+def test_a_run_that_lost_its_own_log_is_found(run: Run, data: Path, reports: dict[str, Path]) -> None:
+    """What the trail says of a run that has no events is a finding too."""
+    assert reports
+    damage(data, "DELETE FROM ledger_recovery_events")
+    (found,) = run("audit", "verify", "--data", data, "--json").document["runs"]
+    assert "entry 1 of the trail says plan.approved, and the run's own log has no such event" in found["reason"]
+
+
+def test_an_abort_writes_a_report_of_its_own(run: Run, data: Path, reports: dict[str, Path], tmp_path: Path) -> None:
+    """It says that nothing is done any more, the trail names it, and the report before it is outdated by then."""
+    before = {form: tmp_path / f"before.{form}" for form in FORMS}
+    for form in FORMS:
+        before[form].write_bytes(reports[form].read_bytes())
+    said = recover(run, data, "abort", reports["json"].stem, "--reason", "not tonight", "--yes", "--json")
+    assert (said.status, said.document["restored"]) == (0, 2), said.err
+    document = json.loads(reports["json"].read_text())
+    numbers = document["numbers"]
+    assert (document["status"], numbers["success_rate"], numbers["restored"]) == ("aborted", 0.0, 2)
+    assert (numbers["outcomes"]["corrected"], numbers["outcomes"]["restored"]) == (0, 2)
+    assert numbers["balance"] == {"before": 0, "after": 0, "added": 0, "taken": 0}
+    assert {each["account_id"]: each["outcome"] for each in document["accounts"]} == {
+        "alice": "restored",
+        "bob": "waiting",
+        "carl": "restored",
+    }
+    for form in FORMS:
+        assert recover(run, data, "report", "verify", reports[form]).status == 0
+        (finding,) = recover(run, data, "report", "verify", before[form], "--json").document["findings"]
+        assert "says that the run is manual_intervention_required, and it is aborted since entry" in finding
+    assert run("audit", "verify", "--data", data).status == 0
+
+
+def test_what_was_put_back_is_in_the_trail(run: Run, data: Path, reports: dict[str, Path]) -> None:
+    """The entry of a row that is back says from what and to what."""
+    assert reports
+    assert recover(run, data, "abort", reports["json"].stem, "--reason", "not tonight", "--yes").status == 0
+    entries = run("audit", "show", "--data", data, "--action", "row.restored", "--json").document["entries"]
+    found = {each["account_id"]: each["details"]["changes"] for each in entries}
+    assert found["alice"] == [{"field": "balance", "from": 100, "to": 70}]
+    (row,) = found["carl"]
+    assert (row["field"], json.loads(row["from"])["balance"], row["to"]) == ("row", 100, None)
+
+
+def test_what_a_run_says_is_taken_from_the_trail(run: Run, data: Path, reports: dict[str, Path]) -> None:
+    """An approver who was changed in the run's own log is not the one that a report names."""
+    assert reports
+    text = 'replace(CAST(state AS TEXT), \'"by":"eve"\', \'"by":"bob"\')'
+    damage(data, f"UPDATE ledger_recovery_events SET state = CAST({text} AS BLOB) WHERE topic = 'run.approved'")
+    document = recover(run, data, "report", "--json").document
+    assert [each["by"] for each in document["approvals"]] == ["eve"]
+
+
+def test_steps_and_approvals_of_a_report_are_held_against_the_trail(
+    run: Run, data: Path, reports: dict[str, Path], tmp_path: Path
+) -> None:
+    """Results of a step and an approver that the trail does not have are findings of their own."""
+    document = json.loads(reports["json"].read_text())
+    document["steps"]["verify"]["compared"] = 99
+    document["approvals"][0]["by"] = "bob"
+    forged = tmp_path / "forged.json"
+    forged.write_text(json.dumps(document))
+    findings = recover(run, data, "report", "verify", forged, "--json").document["findings"]
+    assert "its approvals are not those of the audit trail" in findings
+    assert "step verify: the report has other results than the audit trail" in findings
+    assert len(findings) == 3

@@ -200,6 +200,48 @@ def test_abort_puts_live_rows_back(run: Run, damaged: Path, tmp_path: Path, fail
     assert recover(run, damaged, "resume").status == 2
 
 
+def test_abort_without_the_live_rows(run: Run, damaged: Path, tmp_path: Path, failing: list[str]) -> None:
+    """With the run's files gone it still ends: the fence falls, the hook is called, and all rows are listed."""
+    log = tmp_path / "hooks.log"
+    (damaged / "ledger-replay.toml").write_text(
+        f"""[recover]\ngo_on = {{ command = ["sh", "-c", "echo $LEDGER_REPLAY_HOOK >> {log}; exit 3"] }}\n"""
+    )
+    plan = approved_plan(run, damaged, tmp_path)
+    failing.append("verify:begun")
+    assert execute(run, damaged, plan).status == 5
+    rows = rows_of(damaged / "ledger.db")
+    for file in (damaged / "recovery").glob("*/*"):
+        file.unlink()
+    assert recover(run, damaged, "abort", "--reason", "r").status == 2
+    said = recover(run, damaged, "abort", "--leave-live", "--live", "--reason", "r")
+    assert (said.status, "--live names live rows" in said.err) == (2, True)
+    said = recover(run, damaged, "abort", "--leave-live", "--reason", "the disk is gone", "--json")
+    document = said.document
+    assert (said.status, document["verdict"], document["restored"]) == (1, "FINDINGS", 0)
+    assert [each["account_id"] for each in document["not_restored"]] == ["alice", "carl"]
+    assert (log.read_text(), "was not told to go on" in str(document["notes"])) == ("go_on\n", True)
+    assert rows_of(damaged / "ledger.db") == rows
+    status = recover(run, damaged, "status", "--json").document
+    assert (status["fence"], status["runs"][0]["status"]) == (None, "aborted")
+    assert recover(run, damaged, "abort", "--leave-live", "--reason", "r").status == 2
+    assert run("audit", "verify", "--data", damaged).status == 0
+
+
+def test_an_abort_that_failed_is_gone_on_with(run: Run, damaged: Path, tmp_path: Path, failing: list[str]) -> None:
+    """Once it has begun the run is not resumed any more, and status says what ends it."""
+    plan = approved_plan(run, damaged, tmp_path)
+    failing.append("verify:begun")
+    assert execute(run, damaged, plan).status == 5
+    failing.append("abort:done")
+    assert recover(run, damaged, "abort", "--reason", "r").status == 5
+    assert "an abort of it has begun" in refused(recover(run, damaged, "resume", "--json"))
+    said = recover(run, damaged, "status")
+    assert "--reason R` ends the abort that was begun" in said.out
+    assert "recover resume" not in said.out
+    assert recover(run, damaged, "abort", "--reason", "r", "--json").document["restored"] == 2
+    assert recover(run, damaged, "status").status == 0
+
+
 def test_a_terminal_is_asked(run: Run, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal nothing is begun before a person says yes, and it was said before what it does."""
     plan = approved_plan(run, damaged, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,11 +13,11 @@ from ledgers import append, lose_event
 from samples import opened, recorded
 from sqlalchemy import Connection, delete, insert, select, update
 
-from ledger import Ledger, Store
+from ledger import Ledger, Store, audit
 from ledger.read_model import ROW_SCHEMA
 from ledger.tables import IMPORTED_ACCOUNTS
 from replay import drift
-from replay.locks import LIVE_REASON, Lock, fix_locks, stuck_locks, unlock
+from replay.locks import LIVE_REASON, REASON, Lock, fix_locks, stuck_locks, unlock
 from schemas import AMOUNT_MAX, AccountClosed, AccountLocked, AccountUnlocked, decode, event_id, format_time
 from schemas.errors import IncompleteError, RefusedError
 
@@ -188,7 +189,7 @@ class LocksContract:
         assert all("its stream is not whole" in lock.words for lock in found.found)
         assert found.certificate.verdict == "INCOMPLETE"
         before = head(store)
-        assert [each.success for each in fix_locks(ledger, found.found)] == [False, False, False]
+        assert [each.success for each in fix_locks(ledger, found.found, by="ada")] == [False, False, False]
         assert head(store) == before
 
     def test_unlocking_appends_an_event_with_its_reason(self, store: Store, ledger: Ledger) -> None:
@@ -211,7 +212,7 @@ class LocksContract:
         """The lock is appended effective when the row says, then the unlock, and the row is active: live is EQUAL."""
         ledger.open("a", effective_at=LONG_AGO)
         live_row(store, "a")
-        (done,) = fix_locks(ledger, stuck_locks(store, now=NOW).found, reason="why")
+        (done,) = fix_locks(ledger, stuck_locks(store, now=NOW).found, by="ada", reason="why")
         assert (done.action, done.success) == ("unlocked", True)
         lock, unlocking = last_events(store, "a", 2)
         assert (type(lock), lock.effective_at, lock.reason) == (AccountLocked, LONG_AGO, LIVE_REASON)
@@ -225,7 +226,7 @@ class LocksContract:
             locked(ledger, name)
         live_row(store, "same")
         live_row(store, "other", at=LONG_AGO + HOUR)
-        assert [each.success for each in fix_locks(ledger, stuck_locks(store, now=NOW).found)] == [True, True]
+        assert [each.success for each in fix_locks(ledger, stuck_locks(store, now=NOW).found, by="ada")] == [True, True]
         assert live_rows(store) == {"same": ("active", None), "other": ("locked", format_time(LONG_AGO + HOUR))}
 
     @pytest.mark.parametrize("change", ["active", "later", "gone"])
@@ -236,7 +237,7 @@ class LocksContract:
         found = stuck_locks(store, now=NOW).found
         change_live(store, change)
         before = head(store), live_rows(store)
-        (done,) = fix_locks(ledger, found)
+        (done,) = fix_locks(ledger, found, by="ada")
         assert (done.action, done.success) == ("failed", False)
         assert "says something else by now" in done.words
         assert (head(store), live_rows(store)) == before
@@ -251,7 +252,7 @@ class LocksContract:
         ledger.unlock("pending", effective_at=NOW - HOUR)
         ledger.credit("pending", "t1", 5, status="pending", effective_at=NOW)
         ledger.lock("pending", effective_at=LONG_AGO)
-        done = {each.lock.account_id: each for each in fix_locks(ledger, found)}
+        done = {each.lock.account_id: each for each in fix_locks(ledger, found, by="ada")}
         assert [done[name].action for name in ("again", "pending", "fine")] == ["failed", "failed", "unlocked"]
         assert "locked again" in done["again"].words
         assert "has a pending transaction" in done["pending"].words
@@ -269,6 +270,36 @@ class LocksContract:
             unlock(ledger, "a", locked_at=LONG_AGO, reason="why", beside=fails)
         assert (head(store), live_rows(store)) == before
 
+    def test_what_is_done_about_locks_is_in_the_audit_trail(
+        self, store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An unlock and its entry are one transaction; who needs a person stands there with what is pending."""
+        locked(ledger, "a")
+        locked(ledger, "b")
+        locked(ledger, "c", old=2 * HOUR)
+        real = audit.append
+
+        def append_but_a(connection: Connection, ledger_id: str, entries: Sequence[audit.Entry]) -> audit.Head:
+            if [(each.action, each.account_id) for each in entries] == [("account.unlocked", "a")]:
+                raise RefusedError("no")
+            return real(connection, ledger_id, entries)
+
+        monkeypatch.setattr(audit, "append", append_but_a)
+        fix_locks(ledger, stuck_locks(store, now=NOW).found, by="ada")
+        assert [ledger.account(name).status for name in ("a", "b", "c")] == ["locked", "active", "locked"]
+        with store.snapshot() as connection:
+            found = audit.entries(connection)
+            assert audit.verify(connection, store.ledger_id).first_bad is None
+        since = {"locked_at": format_time(LONG_AGO), "locked_seconds": 3 * 24 * 3_600}
+        assert [(each.action, each.by, each.account_id) for each in found] == [
+            ("account.unlocked", "ada", "b"),
+            ("account.not_unlocked", "ada", "a"),
+            ("account.not_unlocked", "ada", "c"),
+        ]
+        assert found[0].details == {**since, "reason": REASON}
+        assert found[1].details == {**since, "reason": "no", "pending_transactions": []}
+        assert found[2].details["pending_transactions"] == ["old"]
+
     def test_an_account_that_was_damaged_since_ends_nothing(self, store: Store, ledger: Ledger) -> None:
         """What cannot be read by now is told as failed, with its reason, and the next account is unlocked."""
         for name in ("a", "b"):
@@ -277,7 +308,7 @@ class LocksContract:
         lose_event(store, "a", 1)
         with pytest.raises(IncompleteError):
             unlock(ledger, "a", locked_at=LONG_AGO, reason="why")
-        assert [each.action for each in fix_locks(ledger, found)] == ["failed", "unlocked"]
+        assert [each.action for each in fix_locks(ledger, found, by="ada")] == ["failed", "unlocked"]
 
     def test_a_sum_past_int64_leaves_the_lock_to_a_person(self, store: Store, ledger: Ledger) -> None:
         """An account that is parked for its sums is not unlocked by itself."""

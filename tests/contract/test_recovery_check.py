@@ -135,6 +135,24 @@ class RecoveryCheckContract:
         assert found.part("heads").details["named"] == [whole[1]]
         assert found.loss.events_missing == 8
 
+    def test_what_is_gone_with_its_rows_is_counted(self, store: Store, whole: list[str], tmp_path: Path) -> None:
+        """Where nothing names the account any more, the certificate's counts still tell how much is gone."""
+        lose_event(store, whole[1])
+        lose_head(store, whole[1])
+        with store.writing() as connection:
+            connection.execute(delete(ACCOUNTS).where(ACCOUNTS.c.account_id == whole[1]))
+        found = state_of(store, tmp_path)
+        assert (found.severity, states(found, "store", "heads")) == ("major", ["ok", "degraded"])
+        assert (found.loss.accounts_missing, found.loss.events_missing) == (1, 8)
+        assert "8 events and 1 account fewer" in found.part("heads").words
+
+    def test_a_lost_end_whose_head_is_gone_is_counted(self, store: Store, whole: list[str], tmp_path: Path) -> None:
+        """A parked account without a head may lack events behind its last one, which only the certificate knows."""
+        lose_event(store, whole[1], 7, 8)
+        lose_head(store, whole[1])
+        found = state_of(store, tmp_path)
+        assert (found.loss.heads_missing, found.loss.events_missing, found.loss.accounts_missing) == (1, 2, 0)
+
     def test_a_store_from_an_older_backup_is_known(self, store: Store, whole: list[str], tmp_path: Path) -> None:
         """A head that is before what was certified is said, though nothing is missing up to there."""
         with store.snapshot() as connection:
@@ -330,6 +348,28 @@ class RecoveryCheckContract:
         found = state_of(store, tmp_path, free=raises(OSError(5, "Input/output error")))
         assert states(found, "disk") == ["unknown"]
         assert "Input/output error" in found.part("disk").words
+
+    @pytest.mark.parametrize("error", [StoreError("cannot open the store: disk I/O error"), OSError(28, "No space")])
+    def test_a_store_that_a_full_disk_keeps_from_us_is_not_lost(self, tmp_path: Path, error: Exception) -> None:
+        """The first thing is room, not a backup, since nobody can say that nothing is left; with room it is damage."""
+        places = {"store_error": error, "store_folder": tmp_path}
+        found = state_of(None, tmp_path, free=lambda _: 0, **places)
+        assert (found.severity, states(found, "store", "disk")) == ("major", ["unknown", "degraded"])
+        assert {found.part(name).next_step for name in ("store", "disk")} == {"make room first, then check again"}
+        assert "0 bytes free" in found.part("disk").words
+        if isinstance(error, StoreError):
+            found = state_of(None, tmp_path, **places)
+            assert (found.severity, states(found, "store")) == ("critical", ["lost"])
+            assert "backup" in found.part("store").next_step
+
+    def test_a_full_disk_excuses_no_damage(self, tmp_path: Path) -> None:
+        """What says that it is malformed is lost, full or not; a server elsewhere is not kept by our disk."""
+        error = StoreError("the database disk image is malformed")
+        found = state_of(None, tmp_path, free=lambda _: 0, store_error=error, store_folder=tmp_path)
+        assert (found.severity, states(found, "store", "disk")) == ("critical", ["lost", "degraded"])
+        found = state_of(None, tmp_path, free=lambda _: 0, store_error=StoreError("connection refused"))
+        assert (found.severity, states(found, "store", "disk")) == ("critical", ["unknown", "degraded"])
+        assert "room" not in found.part("store").next_step
 
 
 def raises(error: Exception) -> Callable[..., Any]:

@@ -108,13 +108,13 @@ def test_stuck_locks_are_those_of_the_scenario(kept: Store, events: list[Event],
     assert actions == {name: ("failed", []) if name in parked else each for name, each in expected.items()}
 
     ledger, before = Ledger(kept, clock=lambda: now), head(kept)
-    done = [each.lock for each in fix_locks(ledger, found.found) if each.success]
+    done = [each.lock for each in fix_locks(ledger, found.found, by="ada") if each.success]
     assert done == [lock for lock in found.found if lock.action == "unlocked"]
     after = head(kept)
     assert after - before == sum(1 if lock.in_log else 2 for lock in done)
     rest = stuck_locks(kept, now=now).found
     assert rest == [lock for lock in found.found if lock.action != "unlocked"]
-    fix_locks(ledger, rest)
+    fix_locks(ledger, rest, by="ada")
     assert head(kept) == after
 
 

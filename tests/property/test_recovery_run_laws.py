@@ -26,7 +26,7 @@ HASHES = st.sampled_from(["h1", "h1", "h1", "h2"])
 
 #: What the aggregate may do, said once more: from which statuses each command may be given.
 LEGAL = {
-    "approve": {"planned", "approved", "manual_intervention_required", "failed"},
+    "approve": {"planned", "approved", "running", "manual_intervention_required", "failed"},
     "start": {"approved"},
     "resume": {"running", "manual_intervention_required", "failed"},
     "complete_step": {"running"},
@@ -34,6 +34,7 @@ LEGAL = {
     "need_intervention": {"approved", "running"},
     "fail": {"running"},
     "complete": {"running"},
+    "begin_abort": {"approved", "running", "manual_intervention_required", "failed"},
     "abort": {"approved", "running", "manual_intervention_required", "failed"},
 }
 AFTER = {
@@ -57,6 +58,7 @@ def _commands() -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
         "need_intervention": {"reason": WORDS, "details": RESULTS},
         "fail": {"error": WORDS},
         "complete": {"results": RESULTS},
+        "begin_abort": {**by, "reason": WORDS},
         "abort": {**by, "reason": WORDS, "results": RESULTS},
     }
     any_of_them = [st.tuples(st.just(name), st.fixed_dictionaries(given_)) for name, given_ in arguments.items()]
@@ -138,9 +140,10 @@ def _has_other_reason(run: RecoveryRun, name: str, arguments: dict[str, Any], at
         case "approve":
             return run.plan_hash not in ("", arguments["plan_hash"])
         case "start":
-            return all(each.expires_at <= at for each in run.approvals)
+            return run.is_aborting or _is_expired(run, at)
         case "resume":
-            return run.started_at is None
+            is_early = "backup" not in run.steps
+            return run.is_aborting or run.started_at is None or (is_early and _is_expired(run, at))
         case "complete_step":
             order = [*STEPS, "tidy"]
             return arguments["name"] == "tidy" or not {*order[: order.index(arguments["name"])]} <= set(run.steps)
@@ -149,3 +152,7 @@ def _has_other_reason(run: RecoveryRun, name: str, arguments: dict[str, Any], at
         case "complete":
             return not {*STEPS} - {"report"} <= set(run.steps)
     return False
+
+
+def _is_expired(run: RecoveryRun, at: datetime) -> bool:
+    return all(each.expires_at <= at for each in run.approvals)

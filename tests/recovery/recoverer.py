@@ -8,9 +8,9 @@ from contextlib import closing
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from recoveries import NOW, work_on
+from recoveries import NOW, around_of, work_on
 
 from ledger import Store
 from replay.comparison.live_table import LiveTable
@@ -46,7 +46,8 @@ def recover(order: Order, said: Connection) -> None:
     moment = NOW + timedelta(seconds=seconds)
     batch = len({each.account_id for each in plan.changes}) // BATCHES + 1
     with closing(Store(url, create=False)) as store, closing(TableTarget(live)) as target:
-        work = work_on(store, plan, target, Path(folder), holder=str(os.getpid()), now=lambda: moment, batch=batch)
+        own: dict[str, Any] = {"holder": str(os.getpid()), "now": lambda: moment, "batch": batch}
+        work = work_on(store, plan, target, Path(folder), around=around_of(store, plan, Path(folder)), **own)
         said.send("began")
         if what == "abort":
             said.send(str(abort(work, reason="given up").not_restored))

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from recoveries import live_of, work_on
+from recoveries import around_of, live_of, work_on
 from recovery_scenes import PostgresScene
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
@@ -56,9 +56,10 @@ def test_a_recovery_whose_connections_are_cut_is_resumed_to_the_same_end(scene, 
             _cut(scene.url)
 
     with scene.opened() as (store, live), closing(TableTarget(live_of(live))) as target:
+        around = around_of(store, scene.plan, scene.folder)
         set_failpoints(look)
         with pytest.raises(StoreError):
-            apply(work_on(store, scene.plan, target, scene.folder, batch=2))
+            apply(work_on(store, scene.plan, target, scene.folder, batch=2, around=around))
         assert scene.end().status == "failed"
-        assert resume(work_on(store, scene.plan, target, scene.folder)).status == unbroken_said
+        assert resume(work_on(store, scene.plan, target, scene.folder, around=around)).status == unbroken_said
     assert scene.end() == unbroken

@@ -112,7 +112,7 @@ def test_recovery_has_safe_defaults(tmp_path: Path) -> None:
     """Without a file nothing is settled, nobody is paused, no head goes elsewhere, and an approval lasts a day."""
     settings = load_settings(tmp_path, None)
     assert (settings.recover.lowering, settings.recover.settle, settings.recover.settle_codes) == (
-        "explained",
+        "never",
         None,
         {},
     )
@@ -127,7 +127,7 @@ def test_recovery_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / FILE_NAME
     path.write_text("""
         [recover]
-        lowering = "never"
+        lowering = "explained"
         approver_differs = true
         approval_hours = 0.5
         settle = "cancel"
@@ -145,7 +145,7 @@ def test_recovery_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (pause.command, pause.url, pause.timeout_seconds) == (("/bin/points", "pause", "all of it"), None, 5)
     assert go_on is not None
     assert (go_on.command, go_on.url) == ((), "https://points.example/go-on/s3cret")
-    assert (settings.recover.lowering, settings.recover.settle) == ("never", "cancel")
+    assert (settings.recover.lowering, settings.recover.settle) == ("explained", "cancel")
     assert settings.recover.settle_codes == {"order.payment": "complete"}
     assert (settings.recover.approver_differs, settings.recover.approval_hours) == (True, 0.5)
     assert settings.audit.file == str(tmp_path / "heads/audit.jsonl")

@@ -66,6 +66,17 @@ def test_options_that_name_other_rows_are_refused(store: Store, tmp_path: Path) 
         wanted_table(run, store, LiveRows(live=True))
 
 
+def test_a_file_by_another_path_is_the_same_table(store: Store, tmp_path: Path) -> None:
+    """A link to a folder, or a way round it, names the same rows; they are told in words where they are others."""
+    (tmp_path / "way").symlink_to(tmp_path)
+    plan = whole_plan(target=target_of(store, LiveTable(url=f"sqlite:///{tmp_path}/theirs.db", table="wallets")))
+    for path in (f"{tmp_path}/way/theirs.db", f"{tmp_path}/./way/../{tmp_path.name}/theirs.db"):
+        found = table_of_plan(run_in(tmp_path), store, plan, LiveRows(against=f"sqlite:///{path}", table="wallets"))
+        assert found is not None
+    with pytest.raises(RefusedError, match="other live rows: table wallets in"):
+        table_of_plan(run_in(tmp_path), store, plan, LiveRows(own=True))
+
+
 def test_imported_rows_are_taken_where_there_are_any(store: Store, tmp_path: Path) -> None:
     """They are a table of the store's own database; --own and an empty import mean our read model."""
     run = run_in(tmp_path)

@@ -149,8 +149,13 @@ def test_bad_arguments(fields: dict[str, Any], words: str) -> None:
         decided(plan(), **fields)
 
 
-def test_our_own_read_model_has_only_what_the_log_says() -> None:
-    """A parked account of our own read model cannot be adjusted, since the rebuilt rows have none of it."""
+@pytest.mark.parametrize("action", ["adjust", "accept"])
+def test_our_own_read_model_has_only_what_the_log_says(action: str) -> None:
+    """Of a parked account of our own read model nothing can be decided, since no rebuild with it goes live."""
     own = plan(target=Target(kind="read_model", table="ledger_accounts", database="sqlite:///x"))
-    with pytest.raises(RefusedError, match="our own read model"):
-        decided(own, account_ids=["parked"], action="adjust")
+    with pytest.raises(RefusedError, match="our own read model") as raised:
+        decided(own, account_ids=["parked"], action=action)
+    assert "heal" in raised.value.next_step
+    with pytest.raises(RefusedError, match="account 'parked'"):
+        decided(own, cause="log_damaged", action=action)
+    assert to_of(decided(own, account_ids=["more"]), "more") == {"balance": 100, "frozen": 0}

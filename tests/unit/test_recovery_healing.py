@@ -45,7 +45,7 @@ class Contract:
         live.change("hole", balance=100)
         live.change("whole", balance=0)
         before = everything(store)
-        plan = plan_of(store, live, heal=Healing("file events.jsonl", copy))
+        plan = plan_of(store, live, policy=Policy(lowering="explained"), heal=Healing("file events.jsonl", copy))
         assert plan.heal_source == "file events.jsonl"
         assert {(each.account_id, each.version, each.why) for each in plan.heal} == {
             ("hole", 2, "hole"),

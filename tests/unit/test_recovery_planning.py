@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from ledgers import change_row, lose_event, write_history
+from ledgers import append, change_row, lose_event, write_history
 from live_tables import Live, accounts_table
 from planned import NOW, START, by_field, left_of, plan_of, stocked, table_of
+from samples import opened, recorded
 from sqlalchemy import insert
 
 from ledger import Ledger, Store
@@ -62,13 +63,13 @@ def test_fingerprints_of_the_input(store: Store, live: Live) -> None:
 
 
 def test_changes_that_the_log_explains(store: Store, live: Live) -> None:
-    """What one event explains goes by the log, up and down, with class, evidence and the account's version."""
+    """Where that is allowed, what one event explains goes by the log, up and down, with class, evidence and version."""
     stocked(store, live, ["missed", "twice", "gone", "low"])
     live.change("missed", balance=100)
     live.change("twice", balance=170)
     live.remove("gone")
     live.change("low", balance=1)
-    plan = plan_of(store, live)
+    plan = plan_of(store, live, policy=Policy(lowering="explained"))
     assert told(plan, "missed") == (100, 70, 70, "log", "missed_event")
     assert told(plan, "twice") == (170, 70, 70, "log", "applied_twice")
     assert told(plan, "low") == (1, 70, 70, "log", "foreign_write")
@@ -95,15 +96,56 @@ def test_what_live_holds_more_waits(store: Store, live: Live) -> None:
     assert len(plan.undecided()) == 4
 
 
-def test_lowering_never(store: Store, live: Live) -> None:
-    """Where nothing may be lowered by itself, only what is raised goes by the log."""
-    stocked(store, live, ["missed", "low"])
+def test_no_live_table_is_lowered_by_itself(store: Store, live: Live) -> None:
+    """What lowers a table waits even where an event explains it, and says so; only what is raised goes by the log."""
+    ledger = stocked(store, live, ["missed", "twice", "hold", "low"])
     live.change("missed", balance=100)
+    live.change("twice", balance=170)
     live.change("low", balance=1)
-    plan = plan_of(store, live, policy=Policy(lowering="never"))
+    ledger.freeze("hold", "h1", 20)
+    ledger.cancel("hold", "h1")
+    live.change("hold", frozen_amount=20)
+    plan = plan_of(store, live)
     assert told(plan, "missed") == (100, None, 70, "unknown", "missed_event")
-    assert "never lowered before a person says so" in by_field(plan)["missed", "balance"].reason
+    assert told(plan, "twice") == (170, None, 70, "unknown", "applied_twice")
+    assert told(plan, "hold", "frozen") == (20, None, 0, "unknown", "missed_event")
+    reason = by_field(plan)["missed", "balance"].reason
+    assert reason.startswith("Live has 30 points more in the balance; live is what the log says without event")
+    assert reason.endswith("but an event that the log lost would explain it as well.")
     assert told(plan, "low")[3] == "log"
+
+
+def test_a_credit_that_the_log_lost_is_not_taken_from_live(store: Store, live: Live) -> None:
+    """Live has the seventh of seven equal credits, which the log lost: one applied twice looks the same."""
+    append(store, opened("a"), *(recorded("a", version, 10) for version in range(2, 8)))
+    live.put([("a", 70, 0, "active", None)])
+    assert told(plan_of(store, live), "a") == (70, None, 60, "unknown", "applied_twice")
+
+
+def test_a_lock_that_nothing_explains_is_not_undone(store: Store, live: Live) -> None:
+    """A lock or a closing that the log knows nothing of waits for a person; an unlock that live missed does not."""
+    ledger = stocked(store, None, ["locked", "closed", "again", "shut", "missed"])
+    for each in ("locked", "closed", "missed"):
+        ledger.lock(each)
+        ledger.unlock(each)
+    for each in ("again", "shut"):
+        ledger.lock(each)
+    live.put(
+        [
+            ("locked", 70, 0, "locked", "2024-03-10T11:00:00Z"),
+            ("closed", 70, 0, "closed", None),
+            ("again", 70, 0, "locked", "2024-03-10T11:00:00Z"),
+            ("shut", 70, 0, "closed", None),
+            ("missed", 70, 0, "locked", "2024-03-01T12:00:00Z"),
+        ]
+    )
+    plan = plan_of(store, live)
+    for account_id, before, after in [("locked", "locked", "active"), ("closed", "closed", "active")]:
+        assert told(plan, account_id, "status") == (before, None, after, "unknown", "foreign_write")
+    assert told(plan, "again", "locked_at")[1:4:2] == (None, "unknown")
+    assert told(plan, "shut", "status") == ("closed", None, "locked", "unknown", "foreign_write")
+    assert by_field(plan)["closed", "status"].reason.startswith("Live is closed, which nothing in the log explains")
+    assert told(plan, "missed", "status") == ("locked", "active", "active", "log", "missed_event")
 
 
 def test_parked_accounts(store: Store, live: Live) -> None:
@@ -260,6 +302,17 @@ def test_our_own_read_model(store: Store) -> None:
     assert changes["acc-3", "version"].from_ == 2
     assert {each.account_id for each in plan.settle} == {"acc-1", "acc-2", "acc-3"}
     assert changes["acc-1", "pending_credit"].to == 0
+
+
+def test_our_own_read_model_is_lowered_where_an_event_explains_it(store: Store) -> None:
+    """Its version says that no event was lost, so what was applied twice goes by the log; points by hand wait."""
+    stocked(store, None, ["twice", "hand"])
+    rebuild(store, promote=True)
+    change_row(store, "twice", balance=170)
+    change_row(store, "hand", balance=75)
+    plan = plan_of(store, None)
+    assert told(plan, "twice") == (170, 70, 70, "log", "applied_twice")
+    assert told(plan, "hand") == (75, None, 70, "unknown", "foreign_write")
 
 
 def test_what_a_target_is_called(store: Store) -> None:

@@ -141,6 +141,8 @@ def test_everything_that_needs_a_person_is_told(tmp_path: Path) -> None:
         outcome("failed", "c", reason="the table says no"),
         entry("transaction.not_settled", "d", transaction_id="t-1", reason="illegal"),
         entry("account.not_unlocked", "e", reason="not equal"),
+        entry("account.unlocked", "g"),
+        entry("row.not_unlocked", "g", reason="the table does not take it"),
         heal={"missing": [{"account_id": "f", "version": 3, "why": "hole"}]},
         verify={"drifted": ["a", "c"]},
         status="manual_intervention_required",
@@ -152,12 +154,13 @@ def test_everything_that_needs_a_person_is_told(tmp_path: Path) -> None:
         ("failed", "c"),
         ("not_settled", "d"),
         ("not_unlocked", "e"),
+        ("not_unlocked", "g"),
         ("not_healed", "f"),
         ("differs", "a"),
         ("locked", "l"),
     ]
     text = plain(recovery_report(done)).decode()
-    for words in ("the table says no", "transaction_id: t-1", "when?", "left for a person:     7"):
+    for words in ("the table says no", "transaction_id: t-1", "when?", "left for a person:     8"):
         assert words in text
 
 

@@ -81,6 +81,28 @@ def test_a_run_that_was_never_started_is_not_resumed() -> None:
     assert (run.status, run.reason) == ("aborted", "no use")
 
 
+def test_an_approval_that_expired_holds_up_a_run_without_a_backup() -> None:
+    """Before the backup is made the plan has to be approved again; after it the run goes on."""
+    early, late = running("check"), running("check", "backup")
+    with pytest.raises(RunRefused, match=r"expired.*approve the plan again"):
+        early.resume(by="eve", at=NOW + DAY)
+    early.approve(plan_hash="h", by="ann", reason="still", at=NOW + DAY, expires_at=NOW + 2 * DAY)
+    for run in (early, late):
+        run.resume(by="eve", at=NOW + DAY)
+        assert run.status == "running"
+
+
+def test_a_run_that_is_being_given_up_goes_on_in_no_other_way() -> None:
+    """Neither started nor resumed, it can be given up again, to the end."""
+    for run, go_on in ((approved(), "start"), (running("check", "backup"), "resume")):
+        run.begin_abort(by="eve", reason="no use", at=NOW)
+        with pytest.raises(RunRefused, match=r"abort of it has begun.*recover abort"):
+            getattr(run, go_on)(by="bob", at=NOW)
+        run.begin_abort(by="eve", reason="no use", at=NOW)
+        run.abort(by="eve", reason="no use", results={}, at=NOW)
+        assert (run.status, run.is_aborting) == ("aborted", True)
+
+
 def test_no_unlock_before_verify() -> None:
     """A step is refused while one before it is not done, and so is the end; a step may be done again."""
     run = running("check", "backup", "heal", "settle", "correct")

@@ -61,7 +61,7 @@ def pendings(store: Store, live: Live | None) -> None:
         live.put(live_rows(store))
 
 
-CODES: dict[str, Any] = {"settle_codes": {"gift": "cancel", "order.payment": "complete"}}
+CODES: dict[str, Any] = {"lowering": "explained", "settle_codes": {"gift": "cancel", "order.payment": "complete"}}
 
 
 def test_by_business_code(store: Store, live: Live) -> None:
@@ -125,15 +125,25 @@ def test_an_equal_account_changes_by_its_settlement(store: Store, live: Live) ->
 
 
 def test_an_account_that_waits_is_not_settled(store: Store, live: Live) -> None:
-    """Nothing is settled of an account that waits for a person, nor what would lower live where nothing may."""
+    """Nothing is settled of an account that waits for a person, nor is live lowered where it differs."""
     pendings(store, live)
     live.change("order", balance=75)
     plan = plan_of(store, live, policy=Policy(**CODES))
     assert "waits for a person" in left_of(plan, "order")[0].reason
     assert by_field(plan)["order", "balance"].log == 70
-    careful = plan_of(store, live, policy=Policy(lowering="never", **CODES))
+    live.change("both", balance=10)
+    careful = plan_of(store, live, policy=Policy(settle_codes=CODES["settle_codes"]))
     assert {each.transaction_id for each in careful.settle} == {"g1", "b2"}
-    assert "would lower live" in left_of(careful, "both")[0].reason
+    assert by_field(careful)["both", "balance"].to == 110
+    assert "to complete it would lower live" in left_of(careful, "both")[0].reason
+
+
+def test_the_policy_settles_what_is_equal_by_default(store: Store, live: Live) -> None:
+    """A debit that the policy completes lowers an account whose live row is right: that was said beforehand."""
+    pendings(store, live)
+    plan = plan_of(store, live, policy=Policy(settle_codes=CODES["settle_codes"]))
+    assert {each.transaction_id for each in plan.settle} == {"g1", "o1", "b1", "b2"}
+    assert (by_field(plan)["order", "balance"].to, by_field(plan)["order", "balance"].basis) == (61, "log")
 
 
 def test_an_account_that_went_on(store: Store) -> None:
