@@ -89,12 +89,13 @@ class ReconciliationTask:
         for side, step in (("orders", standing.orders), ("ledger", standing.ledger)):
             if step is not None:
                 self._metrics.lag_events.labels(side).set(getattr(step, "lag_events", 0))
-        was_read, self._is_read = self._is_read, self._is_whole(standing)
-        if was_read and self._is_read:
+        if not self._is_whole(standing):
+            return
+        if self._is_read:
             self._end_round(standing)
-        elif self._is_read:
+        else:
             # What was judged by now opens once both sides were read past that.
-            self._began_at = self._now()
+            self._is_read, self._began_at = True, self._now()
 
     def _is_whole(self, standing: Standing) -> bool:
         sides = [standing.ledger_until]

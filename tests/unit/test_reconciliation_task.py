@@ -103,6 +103,19 @@ def test_a_round_is_whole_once_what_was_there_is_judged(store: Store) -> None:
     assert [line["ledger_until"] for line in running.log.of("reconciled")] == [at(1), at(2)]
 
 
+def test_a_round_ends_while_the_clock_goes_on(store: Store) -> None:
+    """Looks between which no side is read any further do not begin the round anew: sides are read now and then."""
+    running = Running(store, is_topic=True, rounds=1)
+    for number in range(40):
+        running.time = at(1 + number / 100)
+        if number % 4 == 0:
+            running.reconciling.ledger_until = running.time
+        if number % 4 == 2:
+            running.reconciling.orders_until = running.time
+        running.steps(1)
+    assert running.task.is_done()
+
+
 def test_a_topic_of_orders_must_be_read_too(store: Store) -> None:
     """Where orders come from a topic a round needs both sides; orders of files are there when they are imported."""
     running = Running(store, is_topic=True)
