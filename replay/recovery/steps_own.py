@@ -34,9 +34,11 @@ def correct_own(work: Work, target: OwnReadModel) -> None:
         done = outcomes(connection, work.run)
         announced = promoted(connection, work.run)
     todo = {account_id: changes for account_id, changes in groups.items() if account_id not in done}
-    if todo:
+    # A healed event stands behind the rows' position, so the rows of its account are made anew though none is planned.
+    is_due = bool(todo) or (announced is None and bool(work.plan.heal))
+    if is_due:
         _correct(work, target, todo, announced)
-    finish(work, Corrected(batches=int(bool(todo)), seconds=work.options.clock() - began))
+    finish(work, Corrected(batches=int(is_due), seconds=work.options.clock() - began))
 
 
 def promoted(connection: Any, run: str) -> int | None:
@@ -87,13 +89,15 @@ def _hindrance(work: Work) -> str:
     if waiting:
         return f"{waiting:,} accounts wait for a person to decide, and all rows go live at once"
     planned = {(each.account_id, each.field): each.from_ for each in work.plan.changes}
-    found = drift(work.store, live="read_model", progress=work.events("correct"))
+    healed = {each.account_id for each in work.plan.heal}
+    drifted = drift(work.store, live="read_model", progress=work.events("correct")).accounts
+    found = [each for each in drifted if each.account_id not in healed]
     other = [
         each.account_id
-        for each in found.accounts
+        for each in found
         if planned.get((each.account_id, each.field), _NOT_PLANNED) != each.live and each.field != ROW
     ]
-    other += [each.account_id for each in found.accounts if each.field == ROW and (each.account_id, ROW) not in planned]
+    other += [each.account_id for each in found if each.field == ROW and (each.account_id, ROW) not in planned]
     if other:
         more = f" and {len(set(other)) - 1:,} more" if len(set(other)) > 1 else ""
         return f"other rows than the plan has differ by now: that of {other[0]!r}{more}; plan again, for all accounts"
