@@ -39,11 +39,11 @@ BATCH_EVENTS = 5_000
 ACCOUNTS_FOLLOWED = 60_000
 EVENTS_BEFORE = 200_000
 #: Enough that the process which makes batches ahead has started for most of them.
-EVENTS_FOLLOWED = 500_000
+EVENTS_FOLLOWED = 1_000_000
 #: Events that are appended at once while the stream is made.
 APPENDED_EVENTS = 50_000
 #: Batches until the other one has its turn.
-TURN_BATCHES = 5
+TURN_BATCHES = 20
 
 WRITER_EVENTS_PER_SECOND = 2_000
 WRITER_EVENTS = 20
@@ -99,6 +99,8 @@ class _Kept(StoreShadow):
             pass
         if self._batches.ahead is not None:
             wait([self._batches.ahead])
+        if self._batches.process is not None:
+            self._batches.process.settle()
         self.seconds = perf_counter() - start
         return self._changed
 

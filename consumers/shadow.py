@@ -65,7 +65,7 @@ class StoreShadow:
     """A shadow that follows the store; a new one begins as `start` says, one that exists goes on where it is.
 
     `restart` drops it first. A batch has `batch_events`, or `catch_up_events` while the shadow is that far behind; no
-    more than one is read ahead. `beside` is what is kept beside the rows, in the transactions that write them. `at` is
+    more than two are read ahead. `beside` is what is kept beside the rows, in the transactions that write them. `at` is
     called with the name of each place that a step passes: `read` and `fold`, maybe in another thread, then `write` and
     `commit` before the commit, and `committed`. RefusedError and UsageError as of `consumers.shadow_start`.
     """

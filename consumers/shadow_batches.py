@@ -4,7 +4,8 @@ What is folded ahead stands on rows as they are after the batch that is being wr
 touched lately are remembered, others are the same before and after it. That batch moves the position by
 compare-and-set: where it fails, what was folded on it can never be written either, and what is remembered is forgotten.
 
-It is made in a thread, and far behind in a process of its own: the two threads would wait for each other.
+It is made in a thread, and far behind in a process of its own, since two threads would wait for each other. The process
+makes one more meanwhile, which waits until it is asked for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PROCESS_EVENTS_MIN = 100_000
 
 
 class StoreBatches:
-    """Gives the batches of the store that come next for a shadow; one at most is ahead of the one that was asked for.
+    """Gives the batches of the store that come next for a shadow; two at most are ahead of the one that was asked for.
 
     Sizes of batches, `at` and `beside` as of `consumers.shadow_reading.Reading`.
     """

@@ -78,7 +78,7 @@ class Reading:
                 return None
             self._at("read")
             memory = self._memory_at(position, connection, shadow, before)
-            rows = memory.of(raw["account_id"].unique().to_list(), connection, shadow.number)
+            rows = memory.of(raw["account_id"].unique(), connection, shadow.number)
         # SQLite cannot begin its log anew while a snapshot is held, and it would grow with every batch. The next one
         # begins at what it is asked, which is nothing unless an account is parked or an event is there twice.
         batch = decoded(raw, details)

@@ -197,8 +197,7 @@ class TopicBatches:
             if memory is None:
                 self._onto = shadows.positions(session, shadow)
                 memory = Memory.at(self._onto, session, shadow.number)
-            touched_ids = pl.DataFrame({"account_id": touched(batch.events, batch.poison)}, {"account_id": pl.String()})
-            held = touched_ids.join(memory.parked, on="account_id", how="semi")
+            held = touched(batch.events, batch.poison).to_frame().join(memory.parked, on="account_id", how="semi")
             left = None
             if held.height:
                 left, batch = divided(batch, held)

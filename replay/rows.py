@@ -7,7 +7,7 @@ no database, so it can be done before a write transaction begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import polars as pl
 from sqlalchemy import Connection
@@ -19,6 +19,9 @@ from replay.gate import Gate, Parked
 from schemas import PoisonEvent
 
 __all__ = ["PARKED_SCHEMA", "Beside", "Folded", "fold", "parked_frame", "stored_rows", "touched", "write"]
+
+#: A batch is small: the streaming engine takes longer to begin than this one needs for all of it.
+ENGINE: Final = "in-memory"
 
 #: What is parked, as `ledger_parked` keeps it: the first version that is not in the row, and why.
 PARKED_SCHEMA = pl.Schema({"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()})
@@ -41,21 +44,21 @@ class Beside(Protocol):
 class Folded(NamedTuple):
     """What a batch came to: the rows that it `changed` (`ROW_SCHEMA`), the accounts that it leaves parked, by id.
 
-    `account_ids` are all accounts that it touched; `repeats` the events that were there before, by account and version.
-    `kept` are the admitted events that what is kept beside the rows needs, None where nothing is.
+    `account_ids` are those of all accounts that it touched; `repeats` the events that were there before, by account and
+    version. `kept` are the admitted events that what is kept beside the rows needs, None where nothing is.
     """
 
-    account_ids: list[str]
+    account_ids: pl.Series
     changed: pl.DataFrame
     parked: dict[str, Parked]
     repeats: pl.DataFrame
     kept: pl.DataFrame | None = None
 
 
-def touched(events: pl.DataFrame, poison: list[PoisonEvent]) -> list[str]:
-    """Return the accounts that events are of, readable or not, in no order."""
+def touched(events: pl.DataFrame, poison: list[PoisonEvent]) -> pl.Series:
+    """Return the `account_id` of each account that events are of, readable or not, in no order."""
     keys = [events["account_id"], pl.Series([found.account_id for found in poison], dtype=pl.String())]
-    return pl.concat(keys).unique().drop_nulls().to_list()
+    return pl.concat(keys).unique().drop_nulls()
 
 
 def fold(
@@ -77,15 +80,16 @@ def fold(
     parked = gate.parked(None, copies)
     moved = admitted.lazy().select("account_id").unique()
     merged = BALANCES.merge(_balances_of(rows), BALANCES.fold(admitted.lazy()))
-    balances = merged.join(moved, on="account_id", how="semi").collect()
-    past = overflows(balances)
+    balances = merged.join(moved, on="account_id", how="semi").collect(engine=ENGINE)
+    past = overflows(balances, engine=ENGINE)
     for found in past:
         parked.setdefault(found.account_id, found)
     if past:
         balances = balances.filter(~pl.col("account_id").is_in([found.account_id for found in past]))
     finished = account_rows(balances.lazy(), _status_after(rows, admitted))
     chains = gate.last.lazy().select("account_id", "chain")
-    changed = finished.join(chains, on="account_id", how="left").select(read_model.ROW_SCHEMA.names()).collect()
+    rows_after = finished.join(chains, on="account_id", how="left").select(read_model.ROW_SCHEMA.names())
+    changed = rows_after.collect(engine=ENGINE)
     kept = None if beside is None else beside.kept(admitted)
     return Folded(touched(events, poison), changed, parked, gate.repeats, kept)
 
@@ -98,8 +102,8 @@ def write(connection: Connection, number: int, folded: Folded, beside: Beside | 
     if beside is not None and folded.kept is not None:
         beside.write(connection, number, folded.kept)
     read_model.write_rows(connection, number, folded.changed)
-    before = read_model.parked(connection, number)["account_id"]
-    again = sorted(set(before).intersection(folded.account_ids))
+    parked = read_model.parked(connection, number)
+    again = parked.join(folded.account_ids.to_frame(), on="account_id", how="semi")["account_id"].sort().to_list()
     if again or folded.parked:
         read_model.replace_parked(connection, number, again, parked_frame(folded.parked.values()))
 
@@ -126,6 +130,6 @@ def _status_after(rows: pl.DataFrame, admitted: pl.DataFrame) -> pl.LazyFrame:
     """The state of `ACCOUNT_STATUS` of rows and the events after them."""
     known = rows.lazy().filter(pl.col("status_version").is_not_null())
     before = known.select(pl.col(name).cast(dtype) for name, dtype in ACCOUNT_STATUS.schema.items())
-    new = ACCOUNT_STATUS.fold(admitted.lazy()).collect()
+    new = ACCOUNT_STATUS.fold(admitted.lazy()).collect(engine=ENGINE)
     # Events that lock, unlock or close are rare.
     return before if new.is_empty() else ACCOUNT_STATUS.merge(before, new.lazy())

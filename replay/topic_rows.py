@@ -74,9 +74,9 @@ def apply(connection: Connection, shadow: Shadow, new: Taken, beside: Beside | N
     `beside` is what is kept beside the rows; `new` was taken with its details.
     """
     account_ids = touched(new.events, new.poison)
-    held = read_model.parked(connection, shadow.number).filter(pl.col("account_id").is_in(account_ids))
+    held = read_model.parked(connection, shadow.number).filter(pl.col("account_id").is_in(account_ids.implode()))
     waited = shadows.waiting(connection, shadow, held["account_id"].to_list())
-    found = applied(read_model.rows(connection, shadow.number, account_ids), new, held, waited, beside)
+    found = applied(read_model.rows(connection, shadow.number, account_ids.to_list()), new, held, waited, beside)
     keep(connection, shadow, found, beside)
     return found
 

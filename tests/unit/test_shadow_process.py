@@ -219,6 +219,34 @@ def test_who_begins_anew_finds_rows_as_they_are_stored(store, open_shadow):
     assert made.folded.changed["balance"].min() > 900
 
 
+def test_it_is_one_batch_ahead_of_what_it_was_asked_for(store, open_shadow):
+    """While a batch is handed over and written the next is made, which is what comes when it is asked for."""
+    passed: list[str] = []
+    shadow = open_shadow(at=passed.append)
+    process = with_process(shadow)
+    taken = shadow._batches.take(shadow.shadow)
+    process.settle()
+    assert len(process._made) == 1
+    ahead = process._made[0]
+    process.process.send_signal(signal.SIGSTOP)
+    assert process.made(shadow.shadow, taken) is ahead
+    assert (ahead.after, ahead.events) == (taken.position, 7)
+    process.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there can a process be bound to a core")
+def test_it_keeps_to_one_core(store, open_shadow):
+    """Its threads share one of the cores that this process may use, which itself is bound to none."""
+    cores = os.sched_getaffinity(0)
+    process = with_process(open_shadow())
+    tasks = Path(f"/proc/{process.process.pid}/task")
+    bound = [os.sched_getaffinity(int(task.name)) for task in tasks.iterdir()]
+    assert len(bound) > 1
+    assert len(set.union(*bound)) == 1
+    assert set.union(*bound) <= cores
+    assert os.sched_getaffinity(0) == cores
+
+
 def test_closed_it_leaves_no_process(store, open_shadow):
     """Closing ends the process in the middle of its work."""
     shadow = open_shadow()
