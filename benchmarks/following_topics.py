@@ -37,7 +37,7 @@ from consumers.topic_shadow import TopicShadow
 from ledger import read_model
 from ledger.store import Store
 from replay import topic_rows
-from replay.rows import Folded, write
+from replay.rows import Beside, Folded, write
 from tests.kafka_broker import BrokerUnavailableError
 
 __all__ = ["TASKS", "results"]
@@ -91,8 +91,8 @@ def _followed(store: Store, shadow: _Settling, bare: int, bulk: int) -> Measured
     while events < EVENTS_FOLLOWED:
         found: list[pl.DataFrame] = []
 
-        def kept(session: Connection, number: int, folded: Folded) -> None:
-            write(session, number, folded)
+        def kept(session: Connection, number: int, folded: Folded, beside: Beside | None) -> None:
+            write(session, number, folded, beside)
             found.append(folded.changed)  # noqa: B023 - it is called in this turn only.
 
         with patch.object(topic_rows, "write", kept):
