@@ -86,7 +86,8 @@ def drift(
     """Compare live account rows with a replay of the events at one position.
 
     Live are the rows of `import accounts`, or without those our own read model. With --watch
-    it is our own read model, unless --live or --against names another table.
+    it is our own read model, unless --live or --against names another table. With --explain the
+    JSON document has `explained`: of the first accounts that differ, what the text says of each.
     """
     need_one_live(own=own, live=live, against=against, table=table)
     need_with("--watch", watch, {"--rounds": rounds, "--from": source != "store", "--topic": topic, "--start": start})
@@ -150,8 +151,8 @@ def _once(run: Run, foreign: LiveTable | None, *, own: bool, explain: bool) -> A
 
                 found, rejects = compare_once(run, store, foreign, progress)
         until, is_own = found.certificate.store_position, found.live == "read_model"
-        lines = explained(store, found.accounts, until=until, is_own=is_own) if explain else []
-    return compared_answer(found, rejects, explain=explain, lines=lines)
+        told = explained(store, found.accounts, until=until, is_own=is_own) if explain else None
+    return compared_answer(found, rejects, told=told)
 
 
 def _listed(run: Run, *, with_healed: bool) -> Answer:

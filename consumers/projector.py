@@ -19,6 +19,7 @@ from ledger.store import BATCH_EVENTS, Store
 from replay.engine import Progress
 from replay.generation import bring_forward, off_head
 from schemas import format_time
+from schemas.errors import RefusedError
 
 __all__ = ["Projected", "project"]
 
@@ -54,7 +55,8 @@ def project(
     """Bring the live read model to the head, beginning one at position 0 if there is none.
 
     With `follow` it goes on until `should_stop` says so, asking for new events every `poll_seconds`. PositionMoved
-    if another projector was faster; what this one read is then void.
+    if another projector was faster; what this one read is then void. RefusedError where the store lost events that the
+    live generation has.
     """
     with store.snapshot() as connection:
         found = read_model.live(connection)
@@ -75,10 +77,22 @@ def _step(store: Store, batch_events: int) -> read_model.Generation:
     """Apply at most one batch and return where the live generation is now."""
     with store.writing() as connection:
         live = read_model.live(connection) or _begun(connection)
+        _refuse_past_head(store, connection, live)
         until = store.position_after(connection, live.position, batch_events)
         if until > live.position:
             bring_forward(store, connection, live, until=until)
         return live._replace(position=until)
+
+
+def _refuse_past_head(store: Store, connection: Connection, live: read_model.Generation) -> None:
+    """The store's next events would take the positions of the lost ones, which live has behind it."""
+    head = store.head(connection)
+    if live.position > head:
+        raise RefusedError(
+            f"the live generation {live.generation} is at position {live.position:,} of the store, whose head is "
+            f"{head:,}: the store has lost events, or was put back from a backup",
+            next_step="bring the events back first (`import events`), or `rebuild --promote`",
+        )
 
 
 def _begun(connection: Connection) -> read_model.Generation:

@@ -32,7 +32,8 @@ class Step(NamedTuple):
 
     `events` that were applied, 0 where there were none or another instance was faster; `position` of the shadow and
     `head` of its source as it was looked at, which is how far it can be read; `lag_events` is at most how many events
-    are between the two, `recorded_at` when the newest of the applied events was recorded, None where none was applied.
+    are between the two as it was looked at, which may be two batches ago; `recorded_at` when the newest of the applied
+    events was recorded, None where none was applied.
     `held_back_events` are at most how many a topic has behind its head that a transaction left open there holds back.
     """
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -22,9 +24,10 @@ if __name__ == "__main__":
         sys.modules[package].__path__ = [str(Path(__file__).parents[1] / package)]
     if sys.platform == "linux":
         # What one thread of this process hands to another stays in the cache of one core, and nobody has to be woken
-        # on another: a batch takes a quarter less. Who is not bound to a core makes room.
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[os.getpid() % len(cores)]})
+        # on another: a batch takes a quarter less. Who is not bound to a core makes room. Chance decides, since
+        # process ids repeat in containers of one image; where it may not be bound, it only takes longer.
+        with suppress(OSError):
+            os.sched_setaffinity(0, {secrets.choice(sorted(os.sched_getaffinity(0)))})
     # What it is sent was made of the class of this name.
     sys.modules["consumers.shadow_reader"] = sys.modules["__main__"]
 

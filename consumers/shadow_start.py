@@ -16,9 +16,9 @@ from ledger.order_transactions import FOLLOWER
 from ledger.shadows import Shadow
 from ledger.store import Store
 from projections import ACCOUNT_STATUS, BALANCES, account_rows
-from replay.certificate import COMPLETE, Certificate
+from replay.certificate import COMPLETE, KeptCertificate
 from replay.checkpoint import Checkpoints
-from replay.digest import digest
+from replay.digest import stored_digest
 from replay.full_replay import CORE, overflows, still_holds
 from replay.rows import PARKED_SCHEMA, Beside, parked_frame, stored_rows
 from replay.states import States
@@ -129,7 +129,7 @@ def _unproved(store: Store, found: read_model.Generation, rows: pl.DataFrame, *,
     """Return in words why a generation's rows are not proved by its certificate, None where they are."""
     if found.certificate is None:
         return "it has no certificate"
-    certificate = msgspec.json.decode(found.certificate, type=Certificate)
+    certificate = msgspec.json.decode(found.certificate, type=KeptCertificate)
     projections = {projection.name: projection.version for projection in CORE}
     checks: list[tuple[Callable[[], bool], str]] = [
         (lambda: certificate.verdict == COMPLETE, f"it is {certificate.verdict}"),
@@ -138,15 +138,15 @@ def _unproved(store: Store, found: read_model.Generation, rows: pl.DataFrame, *,
         (lambda: projections.items() <= certificate.projections.items(), "another version of the replay made it"),
         (lambda: found.position == certificate.store_position, "it has moved on since its certificate"),
         (lambda: found.position <= head, f"it is at position {found.position:,}, past the store's head {head:,}"),
-        (lambda: _digest(rows) == certificate.digest, "its rows are not those of its certificate: they are damaged"),
-        # The digest does not have it, and the gate would take every chain for broken without.
+        (lambda: certificate.rows_digest is not None, "an earlier version made it, with no digest of all columns"),
+        (
+            lambda: stored_digest(rows) == certificate.rows_digest,
+            "its rows are not those of its certificate: they are damaged",
+        ),
+        # The gate would take every chain for broken without.
         (lambda: rows["chain"].null_count() == 0, "its rows lack the chain of their events"),
     ]
     return next((why for holds, why in checks if not holds()), None)
-
-
-def _digest(rows: pl.DataFrame) -> str:
-    return digest(rows.with_columns(available=pl.col("balance") - pl.col("frozen")))
 
 
 def _of_checkpoint(store: Store, checkpoints: Checkpoints) -> _Begun:

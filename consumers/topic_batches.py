@@ -202,7 +202,9 @@ class TopicBatches:
             if held.height:
                 left, batch = divided(batch, held)
                 # Whatever becomes of them is written by then, and not known here.
-                memory = replace(memory, rows=memory.rows.join(held, on="account_id", how="anti"))
+                memory = replace(
+                    memory, rows=memory.rows.join(held, on="account_id", how="anti", maintain_order="left")
+                )
             rows = memory.of(touched(batch.events, batch.poison), session, shadow.number)
         found = applied(rows, batch, beside=self._beside)
         onto, self._onto = self._onto, self._onto | reached

@@ -17,8 +17,8 @@ from consumers.shadow_start import Start
 from ledger import read_model, shadows
 from ledger.shadows import Shadow
 from ledger.store import Store
-from replay.certificate import COMPLETE, Certificate
-from replay.digest import digest
+from replay.certificate import COMPLETE, KeptCertificate
+from replay.digest import stored_digest
 from replay.full_replay import CORE
 from replay.topic.metadata import Topic
 from schemas.errors import RefusedError, UsageError
@@ -104,7 +104,7 @@ def _begun(store: Store, topic: Topic, start: Start) -> _Begun:
             raise UsageError(f"there is no generation {start.generation}", next_step=f"there are: {there}")
         rows = read_model.rows(connection, start.generation)
     said = by_number[start.generation].certificate
-    certificate = None if said is None else msgspec.json.decode(said, type=Certificate)
+    certificate = None if said is None else msgspec.json.decode(said, type=KeptCertificate)
     why = _unproved(topic, certificate, rows)
     if certificate is None or why is not None:
         raise RefusedError(f"a shadow cannot start from generation {start.generation}: {why}", next_step=_FROM)
@@ -113,7 +113,7 @@ def _begun(store: Store, topic: Topic, start: Start) -> _Begun:
     return _Begun(f"generation {start.generation}", positions, rows)
 
 
-def _unproved(topic: Topic, certificate: Certificate | None, rows: pl.DataFrame) -> str | None:
+def _unproved(topic: Topic, certificate: KeptCertificate | None, rows: pl.DataFrame) -> str | None:
     """Return in words why rows are not proved to be what a replay makes of the topic, None where they are."""
     if certificate is None:
         return "it has no certificate"
@@ -126,12 +126,12 @@ def _unproved(topic: Topic, certificate: Certificate | None, rows: pl.DataFrame)
         ),
         (lambda: certificate.verdict == COMPLETE, f"it is {certificate.verdict}"),
         (lambda: projections.items() <= certificate.projections.items(), "another version of the replay made it"),
-        (lambda: _digest(rows) == certificate.digest, "its rows are not its certificate's: promoted since, or damaged"),
-        # The digest does not have it, and nothing could be compared with the store without.
+        (lambda: certificate.rows_digest is not None, "an earlier version made it, with no digest of all columns"),
+        (
+            lambda: stored_digest(rows) == certificate.rows_digest,
+            "its rows are not its certificate's: promoted since, or damaged",
+        ),
+        # Nothing could be compared with the store without.
         (lambda: rows["chain"].null_count() == 0, "its rows lack the chain of their events"),
     ]
     return next((why for holds, why in checks if not holds()), None)
-
-
-def _digest(rows: pl.DataFrame) -> str:
-    return digest(rows.with_columns(available=pl.col("balance") - pl.col("frozen")))

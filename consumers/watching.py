@@ -2,7 +2,8 @@
 
 The two are compared at one position, so a comparison is exact however far the shadow is behind. It costs more then,
 since every account that moved meanwhile is replayed alone: so nothing is compared before the shadow has caught up
-once, and after that while it is behind by more than `lag_events_max`, but for no longer than `lag_seconds_max`.
+once (to the very head, where its rounds are numbered), and after that while it is behind by more than
+`lag_events_max`, but for no longer than `lag_seconds_max`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Round(Protocol):
 
     @property
     def compared(self) -> int:
-        """Accounts on either side."""
+        """Accounts of either side less those that could not be compared."""
 
     @property
     def drifted(self) -> list[str]:
@@ -57,6 +58,10 @@ class Comparing(Protocol):
     @property
     def result(self) -> Round | None:
         """The last whole round, None where this process has not compared all of it."""
+
+    @property
+    def suspected(self) -> int:
+        """How many accounts this process suspects still, those that are known to drift among them."""
 
     def due(self) -> bool:
         """Say whether a chunk may be compared now."""
@@ -180,8 +185,10 @@ class Watching:
         self._log.info("ended", rounds=self._rounds, events=self._events, position=self._position)
         found = self._comparing.result if self._rounds else None
         # What was suspected when the round ended has settled since, so the round is asked only now.
-        verdict, rejected = (None, 0) if found is None else (found.verdict, found.rejected)
-        return Watched(self._rounds, self._compared, self._events, self._position, verdict, rejected)
+        if found is None:
+            return Watched(self._rounds, self._compared, self._events, self._position)
+        came_to = found.compared, self._events, self._position, found.verdict, found.rejected
+        return Watched(self._rounds, *came_to)
 
     def is_done(self) -> bool:
         """Say whether its rounds are whole, and nothing is suspected any more."""
@@ -231,7 +238,9 @@ class Watching:
             self._first_position = step.position
         # A shadow that is near without having moved may only not have begun to read.
         has_moved = step.events > 0 or step.position != self._first_position
-        if is_near and (has_moved or step.lag_events == 0) and not self._has_caught_up:
+        # A watch that ends by itself says how far it followed, which is then where the head was.
+        is_begun = step.lag_events == 0 or (has_moved and self._rounds_max is None)
+        if is_near and is_begun and not self._has_caught_up:
             self._has_caught_up = True
             self._log.info("caught up", position=step.position, events=self._events)
             self._suspected = self._reactions.counts().suspected
@@ -254,7 +263,7 @@ class Watching:
         chunk = self._comparing.step(self._reactions.note)
         self._times_elsewhere = 0 if chunk is not None else self._times_elsewhere + 1
         if chunk is not None:
-            self._suspected = self._reactions.say().suspected
+            self._suspect(self._reactions.say().suspected)
             if chunk.until is None:
                 self._whole()
         elif self._times_elsewhere == 2:
@@ -305,4 +314,8 @@ class Watching:
             # Another process looks at them, and the table has what came of that.
             self._suspected = self._reactions.counts().suspected
         elif any(found):
-            self._suspected = self._reactions.say().suspected
+            self._suspect(self._reactions.say().suspected)
+
+    def _suspect(self, noted: int) -> None:
+        # What is known to drift is not noted as suspected when its rows change, and has to settle all the same.
+        self._suspected = max(noted, self._comparing.suspected)

@@ -13,7 +13,7 @@ import msgspec
 from replay.gate import Parked
 from schemas import PoisonEvent
 
-__all__ = ["COMPLETE", "INCOMPLETE", "REFUSED", "Certificate", "Damaged", "Position", "Unread"]
+__all__ = ["COMPLETE", "INCOMPLETE", "REFUSED", "Certificate", "Damaged", "KeptCertificate", "Position", "Unread"]
 
 COMPLETE = "COMPLETE"
 INCOMPLETE = "INCOMPLETE"
@@ -110,3 +110,12 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         """Return the certificate as JSON-ready values."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return fields
+
+
+class KeptCertificate(Certificate, frozen=True, kw_only=True):
+    """A certificate as a generation keeps it, with the digest over its rows as they are stored.
+
+    `rows_digest` is `replay.digest.stored_digest`; null in a generation of an earlier version.
+    """
+
+    rows_digest: str | None = None

@@ -5,6 +5,9 @@ rows in key order, the root is BLAKE2b-256 over the leaves in order. A canonical
 length in bytes before it, then the other columns as decimal numbers or bare words, with `|` between and a
 newline after: nothing but the id can hold a `|`, so no two rows share a text. Times count as microseconds
 since 1970 UTC. Same rows, any order, any machine: the same digest.
+
+That is what everybody can make of balances. Rows as the read model stores them have more columns, and `stored_digest`
+is over all of these in the same way: nothing is `-`, and a chain is hexadecimal.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ from hashlib import blake2b
 
 import polars as pl
 
-__all__ = ["DIGEST_COLUMNS", "LEAVES", "digest", "leaf_digests"]
+from ledger.read_model import ROW_SCHEMA
+
+__all__ = ["DIGEST_COLUMNS", "LEAVES", "digest", "leaf_digests", "stored_digest"]
 
 LEAVES = 4096
 
@@ -39,12 +44,23 @@ def digest(rows: pl.DataFrame) -> str:
     return blake2b(b"".join(leaf_digests(rows)), digest_size=32, person=b"ledger-root-1").hexdigest()
 
 
+def stored_digest(rows: pl.DataFrame) -> str:
+    """Return the root over rows as the read model stores them (`ROW_SCHEMA`), every column, as 64 hex digits."""
+    columns = [_stored(name, dtype) for name, dtype in ROW_SCHEMA.items() if name != "account_id"]
+    return blake2b(b"".join(_leaf_digests(rows, columns)), digest_size=32, person=b"ledger-rows-1").hexdigest()
+
+
 def leaf_digests(rows: pl.DataFrame) -> list[bytes]:
     """Return the 4,096 leaf digests in order; a leaf without rows hashes no bytes."""
+    moment = pl.col("last_effective_at").dt.timestamp("us")
+    return _leaf_digests(rows, [moment if name == "last_effective_at" else pl.col(name) for name in DIGEST_COLUMNS[1:]])
+
+
+def _leaf_digests(rows: pl.DataFrame, columns: list[pl.Expr]) -> list[bytes]:
     # A leaf has few rows, so sorting each is less work than sorting all.
     texts = (
         rows.lazy()
-        .select(leaf=_leaves(rows["account_id"]), account_id="account_id", row=_canonical())
+        .select(leaf=_leaves(rows["account_id"]), account_id="account_id", row=_canonical(columns))
         .group_by("leaf")
         .agg(pl.col("row").sort_by("account_id").str.join(""))
         .collect()
@@ -60,13 +76,19 @@ def _leaf_digest(rows: bytes) -> bytes:
 _EMPTY_LEAF = _leaf_digest(b"")
 
 
-def _canonical() -> pl.Expr:
-    numbers = [
-        pl.col(name).dt.timestamp("us") if name == "last_effective_at" else pl.col(name) for name in DIGEST_COLUMNS[1:]
-    ]
+def _stored(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if isinstance(dtype, pl.Datetime):
+        column = column.dt.timestamp("us")
+    elif isinstance(dtype, pl.Binary):
+        column = column.bin.encode("hex")
+    return column.cast(pl.String).fill_null("-")
+
+
+def _canonical(columns: list[pl.Expr]) -> pl.Expr:
     account_id = pl.col("account_id")
     identified = pl.concat_str(account_id.str.len_bytes(), pl.lit(":"), account_id)
-    return pl.concat_str(pl.concat_str(identified, *numbers, separator="|"), pl.lit("\n"))
+    return pl.concat_str(pl.concat_str(identified, *columns, separator="|"), pl.lit("\n"))
 
 
 def _leaves(account_ids: pl.Series) -> pl.Series:

@@ -1,13 +1,14 @@
 """Drift: live rows against a replay at one position, every account and every column, and why they differ.
 
 Our own read model is compared at exactly its position; a copy of a foreign live table is compared at the head.
-An account that the log cannot vouch for is `uncompared`, never equal.
+An account that the log cannot vouch for is `uncompared`, never equal. A read model whose position is past the head has
+events that the store lost: its rows are compared at the head, and never equal as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -16,7 +17,7 @@ import polars as pl
 from ledger import read_model
 from ledger.store import Store
 from replay.certificate import Certificate
-from replay.comparison.own_rows import Stored
+from replay.comparison.own_rows import Stored, past_head
 from replay.comparison.own_typed import sorted_out, stored, strange
 from replay.differences import FOREIGN_FIELDS, OWN_FIELDS, Drifted, differs
 from replay.engine import Progress
@@ -38,7 +39,8 @@ _COMPARED_ROWS = 100_000
 class Drift:
     """The comparison: accounts compared, accounts that differ, each difference, and what could not be compared.
 
-    `why_not` is the first reason why some account could not, empty where only the certificate says it.
+    `why_not` is the first reason why some account could not, or why not one is certain; empty where only the
+    certificate says it.
     """
 
     verdict: str
@@ -69,9 +71,13 @@ def drift(
     with StoreSource.snapshot(store) as source:
         side = _live_side(source, live)
         # A log that lost its tail ends before the read model; the heads name the accounts that it lost.
-        until = None if side.position is None else min(side.position, source.head())
+        head = source.head()
+        until = None if side.position is None else min(side.position, head)
         with replayed(source, until=until, progress=progress) as replay:
-            return _compared(source, side, replay)
+            found = _compared(source, side, replay)
+        if side.position is None or side.position <= head:
+            return found
+        return replace(found, verdict=INCOMPARABLE, why_not=past_head(side.position, head))
 
 
 @dataclass(frozen=True)

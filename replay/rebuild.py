@@ -19,9 +19,9 @@ from sqlalchemy import Connection
 from ledger import read_model
 from ledger.store import Store
 from projections import Projection
-from replay.certificate import COMPLETE, Certificate
+from replay.certificate import COMPLETE, Certificate, KeptCertificate
 from replay.checkpoint import Checkpoints
-from replay.digest import digest
+from replay.digest import stored_digest
 from replay.engine import Progress
 from replay.full_replay import CORE, Replay, replayed
 from replay.generation import bring_forward, bring_level, off_head
@@ -211,6 +211,8 @@ def write_generation(
     All in one transaction, with what `beside` writes. StoreError if the rows do not read back as they were replayed.
     """
     certificate = replay.certificate
+    rows = stored_rows(replay.rows, replay.gate)
+    kept = KeptCertificate(**msgspec.structs.asdict(certificate), rows_digest=stored_digest(rows))
     with store.writing() as connection:
         if beside is not None:
             beside(connection)
@@ -218,10 +220,10 @@ def write_generation(
             connection,
             position=certificate.store_position,
             created_at=created_at,
-            certificate=msgspec.json.encode(certificate).decode(),
+            certificate=msgspec.json.encode(kept).decode(),
         ).generation
-        read_model.write_rows(connection, number, stored_rows(replay.rows, replay.gate))
-        _check_written(store, connection, number, replay)
+        read_model.write_rows(connection, number, rows)
+        _check_written(store, connection, number, kept)
         parked = [(found.account_id, found.version, found.reason) for found in certificate.parked]
         names = {"account_id": pl.String(), "version": pl.Int64(), "reason": pl.String()}
         read_model.replace_parked(connection, number, [], pl.DataFrame(parked, schema=names, orient="row"))
@@ -231,13 +233,12 @@ def write_generation(
     return number
 
 
-def _check_written(store: Store, connection: Connection, generation: int, replay: Replay) -> None:
+def _check_written(store: Store, connection: Connection, generation: int, kept: KeptCertificate) -> None:
     """Compare what reads back with what was replayed, before the commit: nobody can promote what did not verify."""
-    rows = read_model.rows(connection, generation)
-    written = digest(rows.with_columns(available=pl.col("balance") - pl.col("frozen")))
-    if written != replay.certificate.digest:
+    written = stored_digest(read_model.rows(connection, generation))
+    if written != kept.rows_digest:
         raise StoreError(
-            f"generation {generation} reads back with digest {written}, replayed was {replay.certificate.digest}",
+            f"generation {generation} reads back with digest {written}, replayed was {kept.rows_digest}",
             where=store.url.render_as_string(hide_password=True),
             next_step="the database does not keep what it is given; check its disk before anything else",
         )

@@ -55,7 +55,7 @@ class Memory:
         Those that are not known are read, and may be those of a batch before.
         """
         keys = account_ids.to_frame()
-        known = self.rows.join(keys, on="account_id", how="semi").filter(_IS_NEWEST)
+        known = self.rows.join(keys, on="account_id", how="semi", maintain_order="left").filter(_IS_NEWEST)
         others = keys.join(known, on="account_id", how="anti")["account_id"].to_list()
         return pl.concat([known, read_model.rows(connection, number, others)]) if others else known
 

@@ -111,6 +111,7 @@ class FakeComparing:
         self.result: FakeRound | None = None
         self.is_due = True
         self.is_mine = False
+        self.suspected = 0
 
     def due(self) -> bool:
         """Say whether a chunk may be compared."""

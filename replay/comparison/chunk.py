@@ -30,9 +30,9 @@ class Settled(NamedTuple):
 class Chunk(NamedTuple):
     """The accounts after the key before it until `until` (None: to the end of the round), all of them.
 
-    `compared` counts accounts on either side, `drifted` has each difference that is certain, explained; `suspected`
-    are accounts that differ and may still settle. `position` is the one that both sides were compared at; `rejected`
-    counts live rows that could not be read.
+    `compared` counts accounts of either side less the uncompared, `drifted` has each difference that is certain,
+    explained; `suspected` are accounts that differ and may still settle. `position` is the one that both sides were
+    compared at; `rejected` counts live rows that could not be read.
     """
 
     until: str | None

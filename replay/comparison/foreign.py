@@ -38,7 +38,7 @@ from replay.comparison.foreign_keys import MYSQL, is_one_of, ordered, told
 from replay.comparison.foreign_rows import LIVE_SCHEMA, LiveRows, RowReader, without_repeats
 from replay.comparison.live_table import LiveTable
 from replay.comparison.streaming import streamed
-from schemas.errors import ConfigurationError, UsageError
+from schemas.errors import ConfigurationError, StoreError, UsageError
 
 __all__ = ["ForeignSnapshot", "ForeignTable"]
 
@@ -52,6 +52,9 @@ SQLITE_SECONDS_MAX = 60.0
 
 class ForeignTable:
     """The live table of another system; `close` it in the end.
+
+    `was_read` is set by whoever read it and can wait: a table that is gone since, or has other columns or rights, may
+    be one that is being changed, and is a StoreError from then on.
 
     Raises:
         UsageError: from any call: an unusable URL, no such table, a column that is missing, whatever else the
@@ -72,17 +75,20 @@ class ForeignTable:
         self.where = f"{url.render_as_string(hide_password=True)}, {live.table}"
         self._engine = _engine(url, self.where)
         self._table: Table | None = None
+        self.was_read = False
 
     def open(self) -> ForeignSnapshot:
         """Begin a snapshot; the caller closes it."""
-        with named(self.where):
+        with named(self.where, was_read=self.was_read):
             connection = _snapshot(self._engine)
             try:
                 if self._table is None:
                     self._table = self._described(connection)
                 return ForeignSnapshot(self, connection, self._table)
-            except BaseException:
+            except BaseException as error:
                 connection.close()
+                if self.was_read and isinstance(error, UsageError):
+                    raise StoreError(error.what, where=error.where, next_step=error.next_step) from error
                 raise
 
     def described(self) -> Table:
@@ -91,7 +97,11 @@ class ForeignTable:
             return snapshot.table
 
     def close(self) -> None:
-        """Give the connections back that are kept between snapshots; the next snapshot makes new ones."""
+        """Give the connections back that are kept between snapshots; the next snapshot makes new ones.
+
+        It looks anew which columns there are, since they may be what has changed.
+        """
+        self._table = None
         self._engine.dispose()
 
     @property
@@ -99,7 +109,7 @@ class ForeignTable:
         """Whether an open snapshot keeps others from writing, so that it must be short: SQLite without a WAL."""
         if self._engine.name != "sqlite":
             return False
-        with named(self.where), self._engine.connect() as connection:
+        with named(self.where, was_read=self.was_read), self._engine.connect() as connection:
             return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar()).lower() != "wal"
 
     def _described(self, connection: Connection) -> Table:
@@ -127,6 +137,7 @@ class ForeignSnapshot:
 
     def __init__(self, foreign: ForeignTable, connection: Connection, table: Table) -> None:
         self.where = foreign.where
+        self._foreign = foreign
         self._connection = connection
         self.table = table
         self._thread_id = connection.exec_driver_sql("SELECT CONNECTION_ID()").scalar() if self._is_mysql else None
@@ -162,7 +173,7 @@ class ForeignSnapshot:
             # Rows of no account are rejects of every round, also of one that goes on.
             statement = statement.where(or_(beyond, self._key.is_(None)) if self._key.nullable else beyond)
         last = after
-        with named(self.where):
+        with named(self.where, was_read=self._foreign.was_read):
             self._stream = streamed(self._connection, statement, ROWS_PER_FETCH)
             for read in self._reader.read(self._stream):
                 last = self._check_order(read.rows["account_id"], last)
@@ -172,7 +183,7 @@ class ForeignSnapshot:
     def of_accounts(self, account_ids: Sequence[str]) -> LiveRows:
         """Return the rows of some accounts, one an account, in order."""
         parts, rejects = [pl.DataFrame(schema=LIVE_SCHEMA)], []
-        with named(self.where):
+        with named(self.where, was_read=self._foreign.was_read):
             for start in range(0, len(account_ids), KEYS_PER_QUERY):
                 wanted = account_ids[start : start + KEYS_PER_QUERY]
                 statement = select(*self._columns).where(is_one_of(self._key, wanted, self._connection.dialect.name))

@@ -32,13 +32,16 @@ _SQLITE_SAYS_NO = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE
 
 
 @contextmanager
-def named(where: str) -> Iterator[None]:
-    """Raise StoreError for what the database may get over, UsageError for what it will say again until it is mended."""
+def named(where: str, *, was_read: bool = False) -> Iterator[None]:
+    """Raise StoreError for what the database may get over, UsageError for what it will say again until it is mended.
+
+    `was_read`: the table was there and could be read, so whatever is wrong now may be a change that is under way.
+    """
     try:
         yield
     except SQLAlchemyError as error:
         reason = (str(getattr(error, "orig", None) or error).splitlines() or ["no reason given"])[0]
-        kind = UsageError if _says_no(error) else StoreError
+        kind = UsageError if _says_no(error) and not was_read else StoreError
         raise kind(f"the database says: {reason}", where=where, next_step="check [live]") from error
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from ledger.importing import Mapping, mapping_of
+from ledger.importing import Mapping, accounts, mapping_of
 from schemas.errors import ConfigurationError
 
 __all__ = ["LiveTable", "Mark"]
@@ -59,6 +59,16 @@ class LiveTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """Raise ConfigurationError for what contradicts itself; the mapping has checks of its own."""
         if self.partitions < 1 or self.looks_min < 1 or min(self.settle_seconds, self.unsettled_seconds) < 0:
             raise ConfigurationError("[live] partitions and looks_min are 1 or more, seconds 0 or more", where=where)
+        ours_by_theirs: dict[str, str] = {}
+        for ours in accounts.REQUIRED + accounts.OPTIONAL:
+            theirs = self.columns.get(ours, ours)
+            other = ours_by_theirs.setdefault(theirs, ours)
+            if other != ours:
+                raise ConfigurationError(
+                    f"[live] columns: {other!r} and {ours!r} would both be their column {theirs!r}",
+                    where=where,
+                    next_step="give each of ours a column of its own",
+                )
         mark = self.mark
         if mark is None:
             return

@@ -15,7 +15,7 @@ from replay.comparison.foreign import ForeignSnapshot, ForeignTable
 from replay.comparison.foreign_rows import without_repeats
 from replay.comparison.looks import Look, Looks
 from replay.comparison.merge import Cut, Merge, paired
-from replay.comparison.rejected import Rejected
+from replay.comparison.rejected import SEE_REJECTS, Rejected
 from replay.comparison.replayed import Moment, Replayed
 from replay.comparison.settling import Pairing, Settling
 from replay.differences import Drifted
@@ -106,6 +106,8 @@ class ForeignPair:
         except BaseException:
             self._leave()
             raise
+        # From here on it is waited for, unless somebody waits for this one answer.
+        self.foreign.was_read = not self._replayed.is_once
         found = found._replace(rejected=self.rejected - self._rejected_before)
         self._after, self._rejected_before = found.until, self.rejected
         is_old = self._clock() - at.opened_at > SNAPSHOT_SECONDS_MAX
@@ -243,4 +245,4 @@ class ForeignPair:
         return (self._after is None or account_id > self._after) and (until is None or account_id <= until)
 
 
-UNREAD = "its live row cannot be read, or it has several: see the rejects"
+UNREAD = f"its live row cannot be read, or it has several: {SEE_REJECTS}"

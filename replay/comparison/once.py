@@ -108,7 +108,9 @@ class _Looks:
             looks -= 1
             found = self._pair.settle_all()
             self._drifted += found.drifted
-            self._uncompared |= {each.account_id: each.reason for each in found.uncompared}
+            given_up = {each.account_id: each.reason for each in found.uncompared}
+            self._compared -= len(given_up.keys() - self._uncompared.keys())
+            self._uncompared |= given_up
             self._suspected.difference_update(found.same)
             self._suspected.difference_update(each.account_id for each in found.drifted)
             self._suspected.difference_update(each.account_id for each in found.uncompared)

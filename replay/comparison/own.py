@@ -25,10 +25,10 @@ from ledger import read_model, shadows
 from ledger.read_model import Generation
 from ledger.shadows import Shadow
 from ledger.store import Store
-from replay.comparison.chunk import Chunk, Settled
-from replay.comparison.own_judged import Judge
+from replay.comparison.chunk import Chunk, Settled, Uncompared
+from replay.comparison.own_judged import Judge, Verdicts
 from replay.comparison.own_moved import unmoved
-from replay.comparison.own_rows import ACCOUNTS_AT_ONCE, Keys, OwnRows, Row
+from replay.comparison.own_rows import ACCOUNTS_AT_ONCE, Keys, OwnRows, Row, past_head
 from schemas.errors import UsageError
 
 __all__ = ["OwnPair"]
@@ -74,8 +74,11 @@ class OwnPair:
             parked = own.parked(keys)
             some = self._suspects(connection, own, live, (keys, counts), {*parked[0], *parked[1]})
             found = Judge(self._store, connection, live, shadow, parked).judged(some.suspects)
+            if live.position > (head := self._store.head(connection)):
+                accounts = own.account_ids(Keys(self._after, some.until))
+                found = _none_certain(found, accounts, past_head(live.position, head))
         self._after = some.until
-        return Chunk(some.until, some.compared, found.drifted, [], found.uncompared, live.position)
+        return Chunk(some.until, _compared(some, found), found.drifted, [], found.uncompared, live.position)
 
     def settle(self) -> Settled:
         """Return nothing: everything is compared at one position."""
@@ -96,7 +99,7 @@ class OwnPair:
     def _suspects(
         self, connection: Connection, own: OwnRows, live: Generation, within: tuple[Keys, list[int]], parked: set[str]
     ) -> _Some:
-        """Return how many accounts a range has, those of them that are to be replayed alone, and where it ends."""
+        """Return how many accounts of a range live has, which are to be replayed alone, and where it ends."""
         keys, head = within[0], self._store.head(connection)
         # Few later events are listed; of many, each account is asked for its own. A log that ends before the position
         # of live has lost its end, and every account may have lost its own.
@@ -121,11 +124,26 @@ class OwnPair:
 
 
 class _Some(NamedTuple):
-    """The accounts until a key, how many they are, and those of them that are to be replayed alone."""
+    """The accounts until a key, how many of them live has, and those of them that are to be replayed alone."""
 
     until: str | None
-    compared: int
+    live: int
     suspects: list[Row]
+
+
+def _none_certain(found: Verdicts, accounts: list[str], why_not: str) -> Verdicts:
+    """Return what was found, with all accounts uncompared; those of which the log itself says why keep that."""
+    reasons = dict.fromkeys(accounts, why_not) | {each.account_id: each.reason for each in found.uncompared}
+    uncompared = [Uncompared(account_id=name, reason=reasons[name]) for name in sorted(reasons)]
+    return Verdicts(found.drifted, uncompared)
+
+
+def _compared(some: _Some, found: Verdicts) -> int:
+    """Return how many accounts were compared: those of live and those that it should have, less the uncompared."""
+    uncompared = {each.account_id for each in found.uncompared}
+    drifted = {each.account_id for each in found.drifted} - uncompared
+    absent = {row.account_id for row in some.suspects if row.live is None}
+    return some.live + len(drifted & absent) - len(uncompared - absent)
 
 
 def _few(rows: list[Row]) -> list[Row]:

@@ -21,13 +21,14 @@ from sqlalchemy import (
     select,
     true,
     type_coerce,
+    union,
 )
 from sqlalchemy.sql.selectable import FromClause
 
 from ledger.read_model import ROW_SCHEMA
 from ledger.tables import ACCOUNTS, EVENTS, HEADS, PARKED, SHADOW_ACCOUNTS
 
-__all__ = ["Keys", "OwnRows", "Row", "Stored", "as_it_is"]
+__all__ = ["Keys", "OwnRows", "Row", "Stored", "as_it_is", "past_head"]
 
 #: A row of the read model without its key, in the order of `ROW_SCHEMA`, values as the database has them.
 Stored = tuple[Any, ...]
@@ -77,7 +78,7 @@ class Row(NamedTuple):
 
 
 class Range(NamedTuple):
-    """What a range of keys came to: how many accounts there are on either side, and those to look at."""
+    """What a range of keys came to: how many accounts live has, and those of either side to look at."""
 
     accounts: int
     rows: list[Row]
@@ -108,7 +109,7 @@ class OwnRows:
         return keys, counts
 
     def compared(self, keys: Keys, counts: list[int], *, until: int | None = None) -> Range:
-        """Compare a range of `keys`: the accounts on either side, and all that are not plainly equal.
+        """Compare a range of `keys`: the accounts that live has, and all of either side that are not plainly equal.
 
         An account is so only where the event that its head is about is in the log, and with `until` where that is at or
         before a position. The latter costs about as much as the comparison, so it is not always done.
@@ -121,17 +122,22 @@ class OwnRows:
                 found += [
                     row for row in self._strays(keys, _TABLES[at], self._numbers[at]) if row.account_id not in known
                 ]
-        strays = sum(row.head_version is None for row in found)
-        nowhere = sum(row.live is None and row.shadow is None for row in found)
-        return Range(counts[0] + strays - nowhere, found)
+        return Range(counts[1], found)
+
+    def account_ids(self, keys: Keys) -> list[str]:
+        """Return the accounts of a range that have a head, or a row on either side, in order."""
+        sides: list[tuple[Table, int | None]] = [(HEADS, None), *zip(_TABLES, self._numbers, strict=True)]
+        parts = [
+            select(table.c.account_id).where(keys.of(table.c.account_id), _is_of(table, number))
+            for table, number in sides
+        ]
+        return sorted(str(name) for name in self._connection.execute(union(*parts)).scalars())
 
     def cut(self, keys: Keys, found: Range, until: str) -> tuple[Keys, Range]:
         """Let a range that was compared end at an earlier key."""
         kept = [row for row in found.rows if row.account_id <= until]
-        strays = sum(row.head_version is None for row in kept)
-        nowhere = sum(row.live is None and row.shadow is None for row in kept)
         keys = Keys(keys.after, until)
-        return keys, Range(self._count(HEADS, None, keys) + strays - nowhere, kept)
+        return keys, Range(self._count(_TABLES[0], self._numbers[0], keys), kept)
 
     def of_accounts(self, account_ids: list[str]) -> list[Row]:
         """Return some accounts that have a head, or a row on either side, equal or not."""
@@ -233,6 +239,14 @@ def _is_within(account_id: str, keys: Keys) -> bool:
 
 _TABLES = (ACCOUNTS, SHADOW_ACCOUNTS)
 _LIVE, _SHADOW = ACCOUNTS.alias("live_rows"), SHADOW_ACCOUNTS.alias("shadow_rows")
+
+
+def past_head(position: int, head: int) -> str:
+    """Return why nothing is certain of a read model that is at a position past the store's head."""
+    return (
+        f"live is at position {position:,} of the store, whose head is {head:,}: the store has lost events, or was put "
+        "back from a backup; bring the events back first (`import events`), or `rebuild --promote`"
+    )
 
 
 def as_it_is(column: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 import polars as pl
 
-__all__ = ["Rejected"]
+__all__ = ["SEE_REJECTS", "Rejected"]
+
+#: A watch writes no file of them, so it says how to get one.
+SEE_REJECTS = "see the rejects that `drift --live` writes"
 
 
 class Rejected:

@@ -39,8 +39,8 @@ LEASE = timedelta(seconds=30)
 class RoundResult:
     """What a whole round came to; `suspected` accounts may still settle, which changes it.
 
-    `compared` counts accounts on either side; `drifted` are accounts that differ for certain; `rejected` counts live
-    rows that could not be read.
+    `compared` counts accounts of either side less the uncompared; `drifted` are accounts that differ for certain;
+    `rejected` counts live rows that could not be read.
     """
 
     number: int
@@ -80,6 +80,7 @@ class RoundResult:
         self.suspected = [name for name in self.suspected if name not in over]
         self.drifted += _new(self.drifted, sorted(drifted))
         self.uncompared += given_up
+        self.compared -= len(given_up)
 
 
 class Rounds:
@@ -127,6 +128,11 @@ class Rounds:
     def result(self) -> RoundResult | None:
         """The last whole round, None where this process has compared none from beginning to end."""
         return self._result
+
+    @property
+    def suspected(self) -> int:
+        """How many accounts of its rounds this process suspects, and has neither settled nor given up."""
+        return len({name for found in (self._round, self._result) if found is not None for name in found.suspected})
 
     def due(self) -> bool:
         """Say whether a chunk may be compared now without comparing for more than `load_max` of the time."""

@@ -137,8 +137,12 @@ def live_part(found: Drift) -> Part:
         *([f"{drifted:,} of {found.compared:,} accounts are not what the log says"] if drifted else []),
         *([f"{counted(len(found.uncompared), 'account', 'accounts')} cannot be compared"] if found.uncompared else []),
     ]
-    why = _why_uncompared(found)
-    words = "; ".join(lacks or ["some rows cannot be read"]) + (f", the first since: {why}" if why else "")
+    # Of our own read model it is said of the whole; why an account cannot be compared is in the certificate then.
+    whole = found.why_not if found.live == "read_model" else ""
+    why = _why_uncompared(replace(found, why_not="") if whole else found)
+    if why or not whole:
+        lacks = ["; ".join(lacks or ["some rows cannot be read"]) + (f", the first since: {why}" if why else "")]
+    words = "; ".join([*lacks, *([whole] if whole else [])])
     # Rows of which not one could be read may be as they should be: nobody knows.
     state: PartState = "degraded" if drifted or found.compared else "unknown"
     next_steps = ["`recover plan` corrects them"] if drifted else []

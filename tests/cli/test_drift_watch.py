@@ -93,6 +93,56 @@ def test_rounds_end_by_themselves(run: Run, projected: Path) -> None:
     assert (said.status, said.document["verdict"], said.document["uncompared"]) == (3, "INCOMPARABLE", ["bob"])
 
 
+def test_a_round_compares_as_many_as_one_comparison(run: Run, projected: Path) -> None:
+    """An account that cannot be compared is not counted as one that was."""
+    damage(projected, "DELETE FROM stored_events WHERE originator_id = 'bob' AND originator_version = 2")
+    watched = run("drift", "--watch", "--rounds", 1, "--data", projected, "--json").document
+    once = run("drift", "--data", projected, "--json").document
+    assert (watched["uncompared"], once["uncompared"]) == (["bob"], ["bob"])
+    assert watched["compared"] == once["compared"] == 2
+
+
+def test_live_past_the_head_is_never_equal(run: Run, projected: Path) -> None:
+    """Live has events that the store lost: INCOMPARABLE, once and watched, and nothing is projected until a rebuild."""
+    damage(projected, "UPDATE ledger_generations SET position = position + 200")
+    reason = "the store has lost events, or was put back from a backup"
+    for words in ([], ["--watch", "--rounds", 1]):
+        said = run("drift", *words, "--data", projected)
+        assert (said.status, reason in said.out) == (3, True)
+    said = run("drift", "--data", projected, "--json").document
+    assert (said["verdict"], said["drifted"], reason in said["why_not"]) == ("INCOMPARABLE", 0, True)
+    said = run("drift", "--watch", "--rounds", 1, "--data", projected, "--json").document
+    assert (said["verdict"], said["uncompared"]) == ("INCOMPARABLE", sorted(EVERYONE))
+    refused = run("project", "--data", projected)
+    assert (refused.status, reason in refused.err, "rebuild --promote" in refused.err) == (4, True, True)
+    assert run("rebuild", "--promote", "--yes", "--data", projected).status == 0
+    assert run("project", "--data", projected).status == 0
+    for words in ([], ["--watch", "--rounds", 1]):
+        assert run("drift", *words, "--data", projected).status == 0
+
+
+def test_rounds_end_at_the_head(run: Run, projected: Path) -> None:
+    """However small its batches are, what it followed by then is all that there was."""
+    configure(projected, more="[watch]\nbatch_events = 4\n")
+    said = run("drift", "--watch", "--rounds", 1, "--data", projected, "--json").document
+    assert (said["events"], said["position"]) == (9, 9)
+
+
+def test_the_explanation_is_in_the_document(run: Run, projected: Path) -> None:
+    """--explain has in JSON what it has in words, of one comparison and of a watch."""
+    damage(projected, WRONG)
+    for words in ([], ["--watch", "--rounds", 1]):
+        plain = run("drift", *words, "--data", projected, "--json").document
+        said = run("drift", *words, "--explain", "--data", projected, "--json").document
+        text = run("drift", *words, "--explain", "--data", projected).out
+        assert said.keys() - plain.keys() == {"explained", "unexplained_count"}
+        (told,) = said["explained"]
+        assert (told["account_id"], told["class"], said["unexplained_count"]) == ("bob", "foreign_write", 0)
+        for name in ("meaning", "evidence", "how_sure", "next"):
+            assert told[name] in text
+        assert [event["what"] in text for event in told["events"]] == [True] * told["events_count"]
+
+
 def test_findings_are_listed(run: Run, projected: Path) -> None:
     """--findings lists what is open, with --all what is healed too, and says where nothing was ever compared."""
     said = run("drift", "--findings", "--data", projected, "--json")
@@ -103,6 +153,7 @@ def test_findings_are_listed(run: Run, projected: Path) -> None:
     assert (said.status, said.document["findings_count"]) == (1, 1)
     (finding,) = said.document["findings"]
     assert (finding["account_id"], finding["field"], finding["state"]) == ("bob", "balance", "drift")
+    assert (finding["live"], finding["replayed"], finding["difference"]) == (107, 100, 7)
     assert "bob" in run("drift", "--findings", "--data", projected).out
     damage(projected, RIGHT)
     run("drift", "--watch", "--rounds", 1, "--data", projected)

@@ -119,16 +119,49 @@ class GoingOnContract(ForeignPairs):
         with pytest.raises(UsageError, match="the database says"):
             pair.begin(None)
 
-    def test_a_column_that_went_away_is_the_operators_to_mend(self, made: Any, pair_of: Any) -> None:
-        """A table that was altered between two rounds is an error that ends a watch, with the reason."""
+    @pytest.mark.parametrize(
+        ("away", "back"),
+        [
+            (
+                "ALTER TABLE accounts RENAME COLUMN frozen_amount TO held",
+                "ALTER TABLE accounts RENAME COLUMN held TO frozen_amount",
+            ),
+            ("ALTER TABLE accounts RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO accounts"),
+        ],
+    )
+    def test_what_went_away_after_it_was_read_is_waited_for(
+        self, made: Any, pair_of: Any, clock: Clock, away: str, back: str
+    ) -> None:
+        """A table that is altered or renamed between two rounds or looks is an outage until it is as it was."""
         live = made()
         live.put([("a", 1, 0, "active", None)])
         pair = pair_of(live)
         whole_round(pair)
         with live.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE accounts RENAME COLUMN frozen_amount TO held")
-        with pytest.raises(UsageError, match="frozen_amount"):
+            connection.exec_driver_sql(away)
+        clock.sleep(1_000)
+        try:
+            for ask in (pair.settle, lambda: whole_round(pair), lambda: whole_round(pair)):
+                with pytest.raises(StoreError, match=r"accounts.*check \[live\]|frozen_amount"):
+                    ask()
+                # As the loop does, which lets the table be looked at anew.
+                pair.close()
+        finally:
+            pair.close()
+            with live.engine.begin() as connection:
+                connection.exec_driver_sql(back)
+        assert whole_round(pair)[2] == {"a"}
+
+    def test_what_is_away_while_one_answer_is_made_is_the_operators_to_mend(self, store: Store, made: Any) -> None:
+        """Somebody who compares once is told what is wrong, and nothing is waited for."""
+        live = made()
+        now = replayed.ReplayedNow(store, pl.DataFrame(schema=replayed.REPLAYED_SCHEMA), {}, position=0)
+        with closing(ForeignPair(ForeignTable(LiveTable(url=live.url, table="accounts")), now)) as pair:
             whole_round(pair)
+            with live.engine.begin() as connection:
+                connection.exec_driver_sql("ALTER TABLE accounts RENAME COLUMN frozen_amount TO held")
+            with pytest.raises(UsageError, match="frozen_amount"):
+                whole_round(pair)
 
     def test_accounts_are_replayed_alone_once(
         self, store: Store, made: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch

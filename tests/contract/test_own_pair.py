@@ -20,6 +20,7 @@ from ledger.tables import GENERATIONS, HEADS, PARKED
 from replay.comparison import own
 from replay.comparison.chunk import Chunk
 from replay.comparison.own import OwnPair
+from replay.drift import drift
 from replay.steps import steps
 from replay.store_source import StoreSource
 from schemas.errors import UsageError
@@ -179,7 +180,8 @@ class OwnPairContract:
         ledger.open("new")
         assert told(compare(both)) == []
         follow(both)
-        assert compare(both) == Chunk(None, 5, [], [], [], 33)
+        # Live, which is what is compared, has no new account yet.
+        assert compare(both) == Chunk(None, 4, [], [], [], 33)
         change(both, LIVE, "acc-2", balance=1)
         change(both, SHADOW, "acc-1", balance=1)
         assert told(compare(both)) == [("acc-2", "balance", "foreign_write"), ("acc-1", "balance", "shadow_wrong")]
@@ -222,6 +224,25 @@ class OwnPairContract:
         ahead = {name for name in ("acc-1", "acc-2", "acc-3", "acc-4") if max(positions(both, name).values()) > 25}
         assert {name for name, _, _ in told(compare(both))} == ahead
 
+    def test_live_past_the_head_is_compared_with_nothing(self, both):
+        """The store lost events that live has: no account is called equal, and what differs is told all the same."""
+        with both.writing() as connection:
+            connection.execute(update(GENERATIONS).values(position=233))
+        for rows in (1, 3, 100):
+            found = compare(both, rows)
+            assert (found.drifted, found.compared) == ([], 0)
+            assert [each.account_id for each in found.uncompared] == ["acc-1", "acc-2", "acc-3", "acc-4"]
+            (reason,) = {each.reason for each in found.uncompared}
+            assert "live is at position 233 of the store, whose head is 33: the store has lost events" in reason
+        lose_event(both, "acc-2", max(positions(both, "acc-2")))
+        change(both, LIVE, "acc-3", balance=7)
+        found = compare(both)
+        assert told(found) == [("acc-3", "balance", "foreign_write")]
+        assert ["the last events are" in each.reason for each in found.uncompared] == [False, True, False, False]
+        with both.writing() as connection:
+            connection.execute(update(GENERATIONS).values(position=33))
+        assert [each.account_id for each in compare(both).uncompared] == ["acc-2"]
+
     def test_a_log_that_lost_an_end_is_damage_of_the_log(self, both):
         """Both sides had the event: nothing differs, and the account is named as uncompared."""
         lose_event(both, "acc-2", max(positions(both, "acc-2")))
@@ -248,7 +269,25 @@ class OwnPairContract:
         lose_head(both, "acc-2")
         found = compare(both)
         assert [each.account_id for each in found.uncompared] == ["acc-2"]
-        assert found.compared == 4
+        assert found.compared == 3
+
+    def test_as_many_are_compared_as_by_a_replay_of_all(self, store):
+        """Accounts that are uncompared are not counted; those that are extra, or gone from both sides, are."""
+        write_history(store)
+        take_event(store, "acc-2", 4)
+        take_event(store, "acc-3", 4)
+        project(store)
+        follow(store)
+        remove(store, "acc-3", LIVE, SHADOW)
+        remove(store, "acc-1", LIVE, SHADOW)
+        add(store, LIVE, "acc-9")
+        Ledger(store, clock=lambda: NOW.replace(day=12)).open("new")
+        follow(store)
+        for rows in (1, 100):
+            found = compare(store, rows)
+            assert {each.account_id for each in found.uncompared} == {"acc-2", "acc-3"}
+            assert {name for name, _, _ in told(found)} == {"acc-1", "acc-9"}
+            assert found.compared == drift(store, live="read_model").compared == 3
 
     def test_a_parked_account_is_uncompared(self, store):
         """Behind a gap both sides wait: the account is named, the rest compared."""

@@ -201,6 +201,22 @@ class RecoveryCheckContract:
         assert (found.severity, found.loss.drifted) == ("minor", 3)
         assert found.loss.points_wrong == (3 + 10) + 12 + 993
 
+    def test_live_past_the_head_is_minor(self, store: Store, whole: list[str], tmp_path: Path) -> None:
+        """Rows that are what the log says are not ok while live has events that the store lost; wrong ones are told."""
+        with store.writing() as connection:
+            connection.execute(update(GENERATIONS).values(position=9_000))
+        found = state_of(store, tmp_path)
+        live = found.part("live")
+        assert (found.severity, live.state, found.loss.drifted) == ("minor", "degraded", 0)
+        assert live.words.startswith("live is at position 9,000 of the store, whose head is 33: the store has lost")
+        change_row(store, whole[1], balance=990)
+        lose_event(store, whole[2], 3)
+        words = state_of(store, tmp_path).part("live").words
+        assert words.startswith(
+            "1 of 3 accounts are not what the log says; 1 account cannot be compared, "
+            "the first since: acc-3 has version_gap at version 3; live is at position 9,000"
+        )
+
     def test_without_events_it_is_critical(self, store: Store, whole: list[str], tmp_path: Path) -> None:
         """Nothing whole is left to replay: neither where all events are lost, nor where heads went with them."""
         with store.writing() as connection:

@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import replay.store_rows
+from consumers.shadow_process import ASKED_MAX
 from ledger import Store, read_model
 from ledger.read_model import ROW_SCHEMA
 from replay.rows import PARKED_SCHEMA, Folded
 from replay.store_rows import UNWRITTEN_BATCHES_MAX, Memory
+
+#: One that is being written, and one that is made and waits: as many as `consumers.shadow_process` asks for at once.
+UNWRITTEN = 2
 
 NUMBERS = count(1)
 ACCOUNTS = [f"account-{number}" for number in range(8)]
@@ -49,7 +53,7 @@ def folded(balances: dict[str, int]) -> Folded:
 
 @given(
     batches=batches,
-    unwritten=st.integers(0, UNWRITTEN_BATCHES_MAX),
+    unwritten=st.integers(0, UNWRITTEN),
     rows_max=st.integers(1, 6),
     parts_max=st.integers(1, 4),
 )
@@ -71,3 +75,8 @@ def test_it_knows_every_row_as_it_will_be(store, batches, unwritten, rows_max, p
                 found = memory.of(pl.Series("account_id", ACCOUNTS), connection, number)
             assert dict(found.select("account_id", "balance").iter_rows()) == known
             assert found.height == len(known)
+
+
+def test_as_many_batches_are_kept_as_may_be_unwritten():
+    """What the reading process is asked for at once is what a memory keeps however small it is."""
+    assert UNWRITTEN_BATCHES_MAX >= ASKED_MAX == UNWRITTEN

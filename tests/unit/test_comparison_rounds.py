@@ -92,8 +92,11 @@ def test_suspects_settle_into_the_result(store, clock):
     pair.settled = Settled(
         [], ["c"], [Uncompared(account_id="d", reason="moves"), Uncompared(account_id="x", reason="")]
     )
+    assert rounds.result.compared == 100
     rounds.settle()
     assert (rounds.result.suspected, [each.account_id for each in rounds.result.uncompared]) == ([], ["d"])
+    # It was not compared after all.
+    assert rounds.result.compared == 99
 
 
 def test_another_process_goes_on_where_one_ended(store, clock):

@@ -10,8 +10,8 @@ import pytest
 from ledgers import NOW, append, change_row
 from samples import opened, recorded, store_rows
 
-from console.drift_answers import explained, watched_answer
-from console.drift_words import explanation_lines
+from console.drift_answers import EXPLAINED_MAX, explained, watched_answer
+from console.drift_words import explanation_lines, explanations
 from consumers import project
 from consumers.shadow import StoreShadow
 from consumers.watching import Watched
@@ -105,15 +105,38 @@ def test_a_finding_is_explained_as_of_its_position(store: Store, is_topic: bool)
     assert any(line.split() == ["each", "applied", "once", "balance", "111,100"] for line in after), after
 
 
+def test_only_the_first_accounts_are_explained_and_the_rest_counted(store: Store) -> None:
+    """The document explains as many accounts as the text does, and says how many more differ."""
+    found = [
+        Drifted(
+            account_id=f"x{number:02}",
+            field="balance",
+            live=1,
+            replayed=2,
+            difference=-1,
+            cause="foreign_write",
+            first_event=None,
+            evidence="so",
+        )
+        for number in range(EXPLAINED_MAX + 3)
+    ]
+    note(store, *found, position=5)
+    answer = watched_answer(store, "read_model", WATCHED, live="read_model", explain=True)
+    told = [each.account_id for each in answer.fields["explained"]]
+    assert (told, answer.fields["unexplained_count"]) == ([f"x{number:02}" for number in range(EXPLAINED_MAX)], 3)
+    assert answer.notes[-1] == "... and 3 accounts more that differ"
+
+
 def test_what_was_applied_twice_never_stopped(store: Store) -> None:
     """Where the numbers do not fit, as in the steps of another position, no number that contradicts live is told."""
     entry = find_drift(store, more=1_000)
     go_on(store, until=7)
-    lines = explained(store, [entry], until=None, is_own=True)
+    lines = explained(store, [entry], until=None, is_own=True).lines
     assert not [line for line in lines if "stopped before it" in line]
     other = msgspec.structs.replace(entry, live=5)
     with StoreSource.snapshot(store) as source:
-        lines = explanation_lines([other], steps(source, ["a"], until=5), is_own=True)
+        found = explanations([other], steps(source, ["a"], until=5), is_own=True)
+    lines = explanation_lines([other], found)
     assert not [line for line in lines if "stopped before" in line or "with it twice" in line]
 
 
@@ -132,7 +155,8 @@ def test_a_missed_first_event_has_nothing_before_it(store: Store) -> None:
     with StoreSource.snapshot(store) as source:
         event_ids = steps(source, ["a"], until=5).frame["event_id"].to_list()
         entry = msgspec.structs.replace(entry, first_event=event_ids[0])
-        lines = explanation_lines([entry], steps(source, ["a"], until=5), is_own=True)
+        found = explanations([entry], steps(source, ["a"], until=5), is_own=True)
+    lines = explanation_lines([entry], found)
     assert not [line for line in lines if line.startswith(("  stopped before", "  without it"))]
 
 

@@ -11,7 +11,7 @@ import pytest
 from ledgers import NOW, change_row, lose_event, positions, write_history
 from sqlalchemy import delete, update
 
-from console.drift_words import AROUND, explanation_lines
+from console.drift_words import AROUND, explanation_lines, explanations
 from consumers import project
 from ledger import Ledger, Store
 from ledger.tables import ACCOUNTS
@@ -38,7 +38,7 @@ def report(store: Store, *, is_own: bool = True) -> list[str]:
     found = drift(store)
     with StoreSource.snapshot(store) as source:
         replayed = steps(source, [each.account_id for each in found.accounts], until=found.certificate.store_position)
-    return explanation_lines(found.accounts, replayed, is_own=is_own)
+    return explanation_lines(found.accounts, explanations(found.accounts, replayed, is_own=is_own))
 
 
 def hurt(store: Store, **columns: Any) -> list[str]:
@@ -77,6 +77,26 @@ def test_a_missed_event_is_told_whole(store):
     assert f"{HURT}:2" in line_of(lines, "evidence")
     assert "by hand" in line_of(lines, "how sure")
     assert "rebuild --promote" in line_of(lines, "next")
+
+
+def test_the_same_is_told_by_names(store):
+    """What the lines say of an account is there by the names of their words, for programs."""
+    change_row(store, HURT, balance=-7)
+    found = drift(store)
+    with StoreSource.snapshot(store) as source:
+        replayed = steps(source, [HURT], until=found.certificate.store_position)
+    (told,) = explanations(found.accounts, replayed, is_own=True)
+    assert (told.account_id, told.cause, told.events_count) == (HURT, "missed_event", 8)
+    assert told.first_event is not None
+    assert (told.first_event.event_id, told.first_event.version) == (f"{HURT}:2", 2)
+    assert told.first_event.what == f"credit of 1,000, transaction {HURT}-c1, none -> completed"
+    assert (told.each_applied_once, told.without_it) == ({"balance": 993}, {"balance": -7})
+    assert (told.with_it_twice, told.stopped_before_it) == (None, None)
+    assert [(each.version, each.balance, each.is_first_event) for each in told.events[:3]] == [
+        (1, 0, False),
+        (2, 1000, True),
+        (3, 980, False),
+    ]
 
 
 def test_the_events_around_the_first_one_have_their_running_points(store):
@@ -159,7 +179,8 @@ def test_damage_that_is_not_in_live_says_so(store, cause, advice):
         evidence="what is known",
     )
     with StoreSource.snapshot(store) as source:
-        lines = explanation_lines([entry], steps(source, [HURT], until=source.head()), is_own=True)
+        found = steps(source, [HURT], until=source.head())
+    lines = explanation_lines([entry], explanations([entry], found, is_own=True))
     assert advice in line_of(lines, "next")
     assert line_of(lines, "evidence") == "what is known"
     assert line_of(lines, "events") == "4 events; the last ones:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -68,17 +69,44 @@ def test_from_a_generation_that_moved_on_is_refused(store, open_shadow):
 
 
 @pytest.mark.parametrize(
-    "columns", [{"balance": 1}, {"frozen": 1}, {"version": 1}, {"status": "closed"}, {"chain": None}], ids=str
+    "damage",
+    [
+        {"balance": 1},
+        {"frozen": 1},
+        {"pending_credit": 1},
+        {"pending_debit": 1},
+        {"status": "closed"},
+        {"locked_at": "2026-01-01T00:00:00.000000Z"},
+        {"status_version": 999_999},
+        {"closed_version": 1},
+        {"version": 1},
+        {"chain": None},
+        {"chain": bytes(32)},
+        {"last_effective_at": "2026-01-01T00:00:00.000000Z"},
+    ],
+    ids=str,
 )
-def test_from_damaged_rows_is_refused(store, open_shadow, columns):
-    """Rows that are not those of the certificate are never taken over."""
+def test_from_damaged_rows_is_refused(store, open_shadow, damage):
+    """Rows that are not those of the certificate in any column are never taken over."""
     write_history(store)
     rebuild(store, now=NOW)
-    change_row(store, "acc-2", **columns)
+    change_row(store, "acc-2", **damage)
     with pytest.raises(RefusedError, match="cannot start from generation 1"):
         open_shadow(start=Start(generation=1))
     with store.snapshot() as connection:
         assert shadows.find(connection, "shadow") is None
+
+
+def test_from_a_generation_of_an_earlier_version_is_refused(store, open_shadow):
+    """Without a digest of all columns nobody knows whether all of them are right."""
+    write_history(store)
+    rebuild(store, now=NOW)
+    with store.writing() as connection:
+        certificate = json.loads(read_model.generations(connection)[0].certificate)
+        del certificate["rows_digest"]
+        connection.execute(update(GENERATIONS).values(certificate=json.dumps(certificate)))
+    with pytest.raises(RefusedError, match="an earlier version made it"):
+        open_shadow(start=Start(generation=1))
 
 
 def test_from_an_incomplete_generation_is_refused(store, open_shadow):

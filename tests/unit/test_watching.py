@@ -103,10 +103,31 @@ def test_nothing_is_compared_before_the_shadow_has_caught_up(store: Store) -> No
     """While the shadow catches up nothing is compared, and it is not ready."""
     seen: list[tuple[float | None, int]] = []
     comparing = FakeComparing(chunk(None))
-    watch = Watch(store, FakeFollowing(1_000, 500, 11, 10), comparing, rounds_max=1)
-    watch.run(at=lambda _: seen.append((watch.gauge("ready"), comparing.given)))
+    watch = Watch(store, FakeFollowing(1_000, 500, 11, 10), comparing)
+    watch.run(turns=4, at=lambda _: seen.append((watch.gauge("ready"), comparing.given)))
     assert seen == [(0, 0), (0, 0), (0, 0), (0, 0), (1, 1)]
     assert len(watch.log.of("caught up")) == 1
+
+
+def test_a_watch_that_ends_by_itself_follows_to_the_head_first(store: Store) -> None:
+    """With a number of rounds nothing is compared before the head, so what it says of its place is where that was."""
+    seen: list[int] = []
+    comparing = FakeComparing(chunk(None))
+    watch = Watch(store, FakeFollowing(11, 10, 3), comparing, rounds_max=1)
+    watch.run(at=lambda _: seen.append(comparing.given))
+    assert seen == [0, 0, 0, 0, 1]
+
+
+def test_what_was_given_up_after_the_round_was_not_compared(store: Store) -> None:
+    """How many accounts were compared is asked at the end, when what was suspected has settled."""
+    comparing = FakeComparing(chunk(None))
+    watch = Watch(store, FakeFollowing(), comparing, rounds_max=1)
+
+    def give_up(_: int) -> None:
+        if comparing.result is not None:
+            comparing.result = comparing.result._replace(compared=2)
+
+    assert watch.run(at=give_up).compared == 2
 
 
 def test_a_shadow_that_has_not_begun_to_read_has_not_caught_up(store: Store) -> None:

@@ -18,6 +18,7 @@ from consumers.watching import Watched, Watching
 from ledger import Store
 from replay.comparison.chunk import Settled
 from replay.comparison.own import OwnPair
+from replay.comparison.rejected import SEE_REJECTS
 from replay.comparison.rounds import Rounds
 from schemas.errors import StoreError, UsageError
 
@@ -113,7 +114,7 @@ def test_the_answer_tells_the_last_round(store: Store) -> None:
     assert (watched.verdict, watched.rejected) == ("INCOMPARABLE", 3)
     answer = watched_answer(store, "own", watched, live="foreign")
     assert (answer.verdict, answer.fields["rejected"]) == ("INCOMPARABLE", 3)
-    assert "3 live rows could not be read" in answer.notes
+    assert f"3 live rows could not be read: {SEE_REJECTS}" in answer.notes
 
 
 @pytest.mark.parametrize(("round_verdict", "verdict"), [("EQUAL", "EQUAL"), ("DRIFT", "DRIFT"), ("INCOMPARABLE",) * 2])
