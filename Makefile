@@ -32,10 +32,10 @@ demo: $(STAMP) ## make a ledger, damage it, find every damage, recover from it
 	$(BIN)/ledger-replay demo
 
 test: lint ## lint, types, room imports, and the tests (slow ones by one case each)
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 test-full: lint ## as `make test`, with every case of the slow tests and many more random examples
-	LEDGER_REPLAY_TEST_FULL=1 $(BIN)/pytest -n $(WORKERS)
+	LEDGER_REPLAY_TEST_FULL=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 bench: $(STAMP) ## measure against the targets into benchmarks/RESULTS.md; SIZE=20000 for a quick look, PART=shadows for a part
 	$(BIN)/pip install --quiet -c constraints.txt --group bench

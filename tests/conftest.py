@@ -23,7 +23,7 @@ REQUIRED = frozenset(filter(None, os.environ.get("LEDGER_REPLAY_TEST_REQUIRE", "
 SUITES = ("kafka", "mariadb", "object_store", "postgres")
 
 # Few, since there are many such tests; all the more in full.
-settings.register_profile("sample", deadline=None, print_blob=True, max_examples=40)
+settings.register_profile("sample", deadline=None, print_blob=True, max_examples=25)
 settings.register_profile("full", deadline=None, print_blob=True, max_examples=2_000)
 settings.load_profile("full" if FULL else "sample")
 
